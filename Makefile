@@ -1,0 +1,36 @@
+# One command each on a fresh machine: python3.11 with venv and pip (uv is used when present).
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO := build/demo
+
+.PHONY: demo test lint clean
+
+$(READY): setup.cfg pyproject.toml
+	@if command -v uv >/dev/null 2>&1; then \
+	    uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
+	    uv pip install --quiet --python $(BIN)/python -e '.[test]'; \
+	else \
+	    $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet -e '.[test]'; \
+	fi
+	@touch $@
+
+demo: $(READY)
+	@rm -rf $(DEMO)
+	$(BIN)/cestprep-tools demo $(DEMO)/bids
+	$(BIN)/cestprep $(DEMO)/bids $(DEMO)/out participant --recipe brain-3t \
+	    --derivatives masks=$(DEMO)/bids/derivatives/masks -w $(DEMO)/work
+	@echo "Report: $$(ls $(CURDIR)/$(DEMO)/out/*.html)"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	@mkdir -p build
+	$(BIN)/python -m pytest --durations=10 --junitxml=build/junit.xml
+
+clean:
+	rm -rf build $(VENV)

@@ -1,0 +1,1 @@
+"""Reading CEST-BIDS sessions and writing CEST-BIDS derivatives."""

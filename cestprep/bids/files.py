@@ -1,0 +1,119 @@
+"""Reading with messages a user can act on; writing that never leaves half a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+
+from cestprep.errors import Fault, InputError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path`` that takes its place when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ending = "".join(path.suffixes[-2:]) if path.name.endswith(".gz") else path.suffix
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-", suffix=ending)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes files private
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write UTF-8 text atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def write_json(path: Path, content: dict[str, Any]) -> Path:
+    """Write JSON atomically."""
+    return write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_image(path: Path, data: np.ndarray, like: nib.Nifti1Image) -> Path:
+    """Write a NIfTI image atomically, on the grid of ``like``."""
+    image = nib.Nifti1Image(data, like.affine)
+    image.header.set_xyzt_units("mm", "sec")
+    for setter, code in (("set_qform", "qform_code"), ("set_sform", "sform_code")):
+        getattr(image, setter)(like.affine, int(like.header[code]))
+    if not like.header["qform_code"] and not like.header["sform_code"]:
+        image.set_sform(like.affine, 1)
+    with replacing(path) as temporary:
+        nib.save(image, temporary)
+    return path
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Content of a JSON object.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or is not a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as exc:
+        raise InputError(
+            Fault(path, f"cannot be read as JSON ({exc})", "Mend or replace the file")
+        ) from None
+    if not isinstance(content, dict):
+        raise InputError(
+            Fault(path, "holds no JSON object", 'Write the fields as {"Name": value, ...}')
+        )
+    return content
+
+
+def load_image(path: Path) -> nib.Nifti1Image:
+    """Open a NIfTI image and read its data.
+
+    Raises
+    ------
+    InputError
+        If it is missing, truncated or no NIfTI image.
+    """
+    try:
+        image = nib.load(path)
+        if not isinstance(image, nib.Nifti1Image):
+            raise ImageFileError("not a NIfTI image")
+        image.get_fdata(dtype=np.float32)
+    except (OSError, EOFError, ValueError, ImageFileError) as exc:
+        reason = str(exc).split("\n")[0]
+        raise InputError(
+            Fault(path, f"cannot be read as NIfTI ({reason})", "Copy or convert the image again")
+        ) from None
+    return image
+
+
+def image_data(path: Path) -> np.ndarray:
+    """Voxel values of a NIfTI image as float32 (see `load_image`)."""
+    data: np.ndarray = load_image(path).get_fdata(dtype=np.float32)
+    return data
+
+
+def same_grid(a: nib.Nifti1Image, b: nib.Nifti1Image) -> bool:
+    """Whether two images share shape (first three axes) and affine (to 0.01 mm at the corners)."""
+    if a.shape[:3] != b.shape[:3]:
+        return False
+    corner = np.diag([*a.shape[:3], 1.0])
+    corner[:3, 3] = 0
+    corners = np.concatenate([corner, np.eye(4)[:, 3:]], axis=1)
+    corners[3] = 1
+    return bool(np.allclose(a.affine @ corners, b.affine @ corners, atol=0.01))

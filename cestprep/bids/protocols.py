@@ -1,0 +1,238 @@
+"""From ``cestcontext.tsv`` and sidecar to a `Protocol`; nothing is guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cestprep.bids.spec import B1_DEFINITIONS, CONTEXT_COLUMNS, M0_TYPES, VOLUME_TYPES
+from cestprep.errors import Fault, InputError
+from cestprep.physics.protocol import Block, Protocol, Readout, Recovery, Saturation, Spoil
+
+#: Relative agreement asked of a table's duration with pulses and delays.
+DURATION_TOLERANCE = 1e-3
+
+
+def read_context(path: Path) -> pd.DataFrame:
+    """Rows of a ``cestcontext.tsv``, ``n/a`` as NaN.
+
+    Raises
+    ------
+    InputError
+        If columns are missing, a volume type is unknown or a cell is not a number.
+    """
+    try:
+        table = pd.read_csv(path, sep="\t", na_values=["n/a"], dtype={"volume_type": str})
+    except (OSError, ValueError, pd.errors.ParserError) as exc:
+        raise InputError(
+            Fault(path, f"cannot be read as a table ({exc})", "Mend the TSV")
+        ) from None
+    missing = [c for c in CONTEXT_COLUMNS if c not in table]
+    if missing:
+        raise InputError(
+            Fault(path, f"lacks the column(s) {', '.join(missing)}", "Add them (CEST-BIDS 1.1)")
+        )
+    faults = []
+    unknown = sorted(set(table["volume_type"].dropna()) - set(VOLUME_TYPES))
+    if unknown or table["volume_type"].isna().any():
+        faults.append(
+            Fault(
+                path,
+                f"has volume_type {unknown or 'n/a'}, expected {', '.join(VOLUME_TYPES)}",
+                "Correct the column volume_type",
+            )
+        )
+    for column in CONTEXT_COLUMNS[1:]:
+        if not pd.api.types.is_numeric_dtype(table[column]):
+            faults.append(
+                Fault(path, f"column {column} holds text", "Write numbers, or n/a where undefined")
+            )
+        elif column != "saturation_offset" and (table[column] < 0).any():
+            faults.append(Fault(path, f"column {column} is negative", "Write numbers >= 0"))
+    if faults:
+        raise InputError(*faults)
+    return table
+
+
+class _Sidecar:
+    """Sidecar fields with faults collected instead of raised."""
+
+    def __init__(self, fields: Mapping[str, Any], where: Path) -> None:
+        self.fields, self.where = fields, where
+        self.faults: list[Fault] = []
+
+    def fault(self, what: str, mend: str) -> None:
+        self.faults.append(Fault(self.where, what, mend))
+
+    def number(self, key: str, unit: str, mend: str, default: float | None = None) -> float:
+        value = self.fields.get(key, default)
+        if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+            return float(value)
+        found = "is missing" if value is None else f"is {value!r}"
+        self.fault(f"{key} {found}, expected a number in {unit}", mend)
+        return 1.0
+
+    def choice(self, key: str, choices: tuple[str, ...], mend: str) -> str:
+        value = self.fields.get(key)
+        if value not in choices:
+            found = "is missing" if value is None else f"is {value!r}"
+            self.fault(f"{key} {found}, expected one of {', '.join(choices)}", mend)
+            return choices[0]
+        return str(value)
+
+
+def frequency_mhz(fields: Mapping[str, Any]) -> float | None:
+    """Scanner frequency in MHz (``ImagingFrequency`` is what dcm2niix calls it), if given."""
+    value = fields.get("SpectrometerFrequency", fields.get("ImagingFrequency"))
+    return float(value) if isinstance(value, int | float) and value > 0 else None
+
+
+def build_protocol(
+    table: pd.DataFrame, fields: Mapping[str, Any], where: Path, context: Path
+) -> Protocol:
+    """Protocol of a series.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `read_context`.
+    fields : mapping
+        Sidecar fields.
+    where, context : Path
+        Image and table, for messages.
+
+    Raises
+    ------
+    InputError
+        With every missing, contradictory or unsupported field.
+    """
+    side = _Sidecar(fields, where)
+    frequency = frequency_mhz(fields)
+    if frequency is None:
+        side.fault(
+            "SpectrometerFrequency is missing, so ppm have no reference",
+            "Write the scanner frequency in MHz into the sidecar (about 123.2 on a 3 T scanner)",
+        )
+    _check_m0(side, table, context)
+    readout = _readout(side)
+    pulses = _Pulses.of(side)
+    blocks: list[Block] = []
+    rows: list[Any] = list(table.itertuples(index=False))
+    for number, row in enumerate(rows, start=1):
+        if pd.isna(row.recovery_time):
+            side.faults.append(
+                Fault(context, f"row {number}: recovery_time is n/a", "Write seconds (0 if none)")
+            )
+            continue
+        blocks.append(Recovery(float(row.recovery_time)))
+        saturation = pulses.saturation(row, number, context, side)
+        blocks += [saturation, Spoil()] if saturation else []
+        angle = getattr(row, "flip_angle", float("nan"))
+        own = readout.flip_angle_deg if pd.isna(angle) else float(angle)
+        blocks.append(Readout(own, readout.n_shots, readout.shot_interval_s))
+    if side.faults:
+        raise InputError(*side.faults)
+    is_m0 = tuple(bool(v) for v in table["volume_type"] == "m0scan")
+    return Protocol(tuple(blocks), frequency or 1.0, is_m0)
+
+
+def _check_m0(side: _Sidecar, table: pd.DataFrame, context: Path) -> None:
+    kind = side.choice("M0Type", M0_TYPES, "Say in the sidecar where the unsaturated volume is")
+    has_m0 = bool((table["volume_type"] == "m0scan").any())
+    if kind == "Included" and not has_m0:
+        side.faults.append(
+            Fault(context, "has no m0scan row although M0Type is 'Included'", "Correct either")
+        )
+    if kind == "Absent" and has_m0:
+        side.faults.append(
+            Fault(context, "has an m0scan row although M0Type is 'Absent'", "Correct either")
+        )
+
+
+def _readout(side: _Sidecar) -> Readout:
+    mend = "The readout determines the magnetisation each volume starts from; add it to the sidecar"
+    flip = side.number("FlipAngle", "degrees", mend)
+    shots = int(side.number("NumberShots", "shots per volume", mend))
+    interval = 0.0
+    if shots > 1:
+        interval = side.number("RepetitionTimeExcitation", "s between shots", mend)
+    if shots < 1:
+        side.fault("NumberShots is 0", mend)
+    return Readout(flip, max(shots, 1), interval)
+
+
+class _Pulses:
+    """Pulse train of a series as its sidecar describes it."""
+
+    def __init__(
+        self, count: int, duration: float, delay: float, lock: bool, to_rms: float
+    ) -> None:
+        self.count, self.duration, self.delay = count, duration, delay
+        self.lock, self.to_rms = lock, to_rms
+
+    @classmethod
+    def of(cls, side: _Sidecar) -> _Pulses:
+        mend = "Describe the saturation pulses in the sidecar (CEST-BIDS 1.2)"
+        count = int(side.number("MTNumberOfPulses", "pulses", mend))
+        duration = side.number("MTPulseDuration", "s", mend)
+        delay = side.number("SaturationPulseDelay", "s", mend, default=0.0 if count <= 1 else None)
+        shape = side.fields.get("MTPulseShape")
+        if shape != "HARD":
+            side.fault(
+                f"MTPulseShape is {shape!r}; only HARD (rectangular) pulses are supported so far",
+                "Shaped pulses need the Pulseq reader of a later version",
+            )
+        lock = side.fields.get("SaturationSpinLock", False)
+        if not isinstance(lock, bool):
+            side.fault(f"SaturationSpinLock is {lock!r}", "Write true or false")
+        if count < 1 or duration <= 0:
+            side.fault("MTNumberOfPulses and MTPulseDuration must be positive", mend)
+            count, duration = max(count, 1), 1.0
+        definition = side.choice(
+            "SaturationB1Definition",
+            B1_DEFINITIONS,
+            "Say what saturation_b1 means: rms, mean or peak of one pulse, or cwpe of the module",
+        )
+        duty = count * duration / (count * duration + (count - 1) * delay)
+        # a rectangular pulse has one amplitude; cwpe is its rms over the whole module
+        return cls(count, duration, delay, bool(lock), duty**-0.5 if definition == "cwpe" else 1.0)
+
+    def saturation(self, row: Any, number: int, context: Path, side: _Sidecar) -> Saturation | None:
+        """Saturation of a table row; None where nothing is played."""
+        b1, offset, total = row.saturation_b1, row.saturation_offset, row.saturation_duration
+        if row.volume_type == "noRF" or (row.volume_type == "m0scan" and not b1 > 0):
+            return None
+        if pd.isna(b1) or pd.isna(offset) or pd.isna(total) or total <= 0:
+            side.faults.append(
+                Fault(
+                    context,
+                    f"row {number}: offset, B1 and duration of a saturated volume must be given",
+                    "Fill in the n/a",
+                )
+            )
+            return None
+        own = getattr(row, "saturation_pulses", float("nan"))
+        count = self.count if pd.isna(own) else int(own)
+        duration = float(total) if count == 1 else self.duration
+        expected = count * duration + (count - 1) * self.delay
+        if abs(expected - total) > DURATION_TOLERANCE * total:
+            side.faults.append(
+                Fault(
+                    context,
+                    f"row {number}: saturation_duration is {total} s, but {count} pulses of "
+                    f"{duration} s with {self.delay} s between take {expected:g} s",
+                    "Make table and sidecar agree",
+                )
+            )
+            return None
+        return Saturation(
+            float(offset),
+            float(b1) * self.to_rms,
+            duration,
+            count,
+            self.delay if count > 1 else 0.0,
+            "ideal" if self.lock else "none",
+        )

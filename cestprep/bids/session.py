@@ -1,0 +1,243 @@
+"""What a session offers: one pure function over pybids layouts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cestprep.bids.sidecars import applicable, metadata
+from cestprep.bids.spec import PYBIDS_CONFIG
+from cestprep.errors import Fault, InputError, UsageError
+
+if TYPE_CHECKING:
+    from bids import BIDSLayout
+
+#: Auxiliary quantity, its BIDS suffix and datatype.
+MAP_SUFFIXES = {"T1": "T1map", "T2": "T2map", "B0": "fieldmap", "B1": "TB1map"}
+
+
+@dataclass(frozen=True)
+class Series:
+    """A saturation-transfer series with its table and sidecar fields."""
+
+    image: Path
+    context: Path | None
+    fields: Mapping[str, Any]
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Pools the series saturates, from ``SaturationTarget``."""
+        value = self.fields.get("SaturationTarget", ())
+        return (value,) if isinstance(value, str) else tuple(value)
+
+
+@dataclass(frozen=True)
+class MapFile:
+    """A map, its sidecar fields, its SD map if there is one, and the dataset it comes from."""
+
+    image: Path
+    fields: Mapping[str, Any]
+    sd: Path | None
+    dataset: str
+
+
+@dataclass(frozen=True)
+class Region:
+    """A labelled region image (``label-<name>_mask`` or a ``dseg`` with its table)."""
+
+    name: str
+    image: Path
+    table: Path | None
+
+
+@dataclass(frozen=True)
+class SessionFiles:
+    """Everything found for one session."""
+
+    subject: str
+    session: str | None
+    root: Path
+    series: tuple[Series, ...]
+    maps: Mapping[str, MapFile]
+    mask: Path | None
+    regions: tuple[Region, ...] = field(default=())
+
+    @property
+    def label(self) -> str:
+        """``sub-…[_ses-…]``."""
+        return session_label(self.subject, self.session)
+
+
+def session_label(subject: str, session: str | None) -> str:
+    """``sub-<subject>[_ses-<session>]``."""
+    return f"sub-{subject}" + (f"_ses-{session}" if session else "")
+
+
+def list_sessions(root: Path) -> dict[str, tuple[str | None, ...]]:
+    """Participants and their sessions by folder names; no indexing.
+
+    Raises
+    ------
+    UsageError
+        If the folder is missing or holds no participant.
+    """
+    mend = "Give the top folder of a BIDS dataset"
+    if not root.is_dir():
+        raise UsageError(Fault(root, "is not a folder", mend))
+    found: dict[str, tuple[str | None, ...]] = {}
+    for folder in sorted(p for p in root.glob("sub-*") if p.is_dir()):
+        sessions = sorted(p.name.removeprefix("ses-") for p in folder.glob("ses-*") if p.is_dir())
+        found[folder.name.removeprefix("sub-")] = tuple(sessions) or (None,)
+    if not found:
+        raise UsageError(Fault(root, "holds no folder sub-<label>", mend))
+    return found
+
+
+def choose_sessions(
+    available: Mapping[str, Sequence[str | None]],
+    participants: Sequence[str],
+    sessions: Sequence[str],
+) -> list[tuple[str, str | None]]:
+    """Asked (participant, session) pairs; all of them where nothing is asked.
+
+    Raises
+    ------
+    UsageError
+        Naming the labels that do not exist and those that do.
+    """
+    unknown = [p for p in participants if p not in available]
+    if unknown:
+        raise UsageError(
+            Fault(
+                f"--participant-label {' '.join(unknown)}",
+                "no such participant in the dataset",
+                f"There are {', '.join(available)}",
+            )
+        )
+    subjects = list(dict.fromkeys(participants)) or list(available)
+    existing = {s for subject in subjects for s in available[subject] if s}
+    missing = [s for s in sessions if s not in existing]
+    if missing:
+        raise UsageError(
+            Fault(
+                f"--session-label {' '.join(missing)}",
+                "no such session for the asked participants",
+                f"There are {', '.join(sorted(existing)) or 'no sessions'}",
+            )
+        )
+    return [
+        (subject, session)
+        for subject in subjects
+        for session in available[subject]
+        if not sessions or session in sessions
+    ]
+
+
+def make_layout(root: Path, subjects: Sequence[str]) -> BIDSLayout:
+    """Index of some participants only (a few files instead of a whole cohort)."""
+    from bids import BIDSLayout, BIDSLayoutIndexer
+
+    wanted = "|".join(map(re.escape, subjects))
+    ignore = [
+        re.compile(rf"^/sub-(?!(?:{wanted})(?:/|$))"),
+        re.compile(r"^/(?:derivatives|sourcedata|code|models|logs)(?:/|$)"),
+        re.compile(r"/\."),
+    ]
+    indexer = BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=ignore)
+    return BIDSLayout(root, config=str(PYBIDS_CONFIG), validate=False, indexer=indexer)
+
+
+def select_session(
+    layout: BIDSLayout, derivatives: Mapping[str, BIDSLayout], subject: str, session: str | None
+) -> SessionFiles:
+    """Find the series, maps, mask and regions of one session.
+
+    Maps and masks of derivative datasets come before those of the raw dataset; among the datasets
+    the first one given wins.  Nothing is chosen by the ``acq`` label.
+
+    Raises
+    ------
+    InputError
+        If something is ambiguous or a sidecar is unreadable.
+    """
+    root = Path(layout.root)
+    datasets = {**derivatives, "raw": layout}
+    maps = {}
+    for quantity, suffix in MAP_SUFFIXES.items():
+        for name, source in datasets.items():
+            found = _map(source, name, suffix, subject, session)
+            if found is not None:
+                maps[quantity] = found
+                break
+    masks = [
+        _only(_query(d, subject, session, suffix="mask", desc="brain"), "brain mask")
+        for d in derivatives.values()
+    ]
+    return SessionFiles(
+        subject=subject,
+        session=session,
+        root=root,
+        series=tuple(_series(p, root) for p in _query(layout, subject, session, suffix="cest")),
+        maps=maps,
+        mask=next((m for m in masks if m is not None), None),
+        regions=tuple(r for d in derivatives.values() for r in _regions(d, subject, session)),
+    )
+
+
+def _query(layout: BIDSLayout, subject: str, session: str | None, **entities: Any) -> list[Path]:
+    """Images of a session with the given entities, sorted by path."""
+    from bids.layout import Query
+
+    files = layout.get(
+        subject=subject,
+        session=session or Query.NONE,
+        extension=[".nii", ".nii.gz"],
+        return_type="filename",
+        **entities,
+    )
+    return sorted(map(Path, files))
+
+
+def _only(found: list[Path], what: str) -> Path | None:
+    if len(found) > 1:
+        raise InputError(
+            Fault(
+                found[0].parent,
+                f"there are {len(found)} candidates for the {what}: "
+                f"{', '.join(p.name for p in found)}",
+                "Keep one of them in the dataset given",
+            )
+        )
+    return found[0] if found else None
+
+
+def _series(image: Path, root: Path) -> Series:
+    contexts = applicable(image, root, "cestcontext", ".tsv")
+    return Series(image, contexts[0] if contexts else None, metadata(image, root))
+
+
+def _map(
+    layout: BIDSLayout, dataset: str, suffix: str, subject: str, session: str | None
+) -> MapFile | None:
+    image = _only(_query(layout, subject, session, suffix=suffix, stat=None), suffix)
+    if image is None:
+        return None
+    sd = _only(_query(layout, subject, session, suffix=suffix, stat="std"), f"SD of the {suffix}")
+    return MapFile(image, metadata(image, Path(layout.root)), sd, dataset)
+
+
+def _regions(layout: BIDSLayout, subject: str, session: str | None) -> list[Region]:
+    root = Path(layout.root)
+    regions = []
+    for image in _query(layout, subject, session, suffix=["mask", "dseg"]):
+        entities = dict(e.split("-", 1) for e in image.name.split("_") if "-" in e)
+        name = entities.get("label") or entities.get("seg") or entities.get("desc")
+        is_dseg = image.name.split(".")[0].endswith("_dseg")
+        if name is None or not (is_dseg or "label" in entities):
+            continue
+        tables = applicable(image, root, "dseg", ".tsv") if is_dseg else []
+        regions.append(Region(name, image, tables[0] if tables else None))
+    return regions

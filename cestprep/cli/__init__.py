@@ -1,0 +1,1 @@
+"""Command lines; nothing heavy is imported before the arguments are understood."""

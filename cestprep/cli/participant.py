@@ -1,0 +1,183 @@
+"""The ``cestprep`` program."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from cestprep.cli.parser import make_parser, settings_of
+from cestprep.errors import InputError, UsageError
+from cestprep.settings import Settings
+
+if TYPE_CHECKING:
+    from cestprep.bids.plan import SessionPlan
+    from cestprep.engine.result import SessionResult
+
+log = logging.getLogger("cestprep")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Sessions that can run, and those whose input cannot be used."""
+
+    plans: list[SessionPlan]
+    unusable: dict[str, InputError]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the participant level; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    options = make_parser(_method_names()).parse_args(arguments)
+    _start_log(options.verbose)
+    try:
+        settings = settings_of(options)
+        planned = plan_run(settings)
+        if options.dry_run:
+            return _dry_run(planned)
+        return run(settings, planned, shlex.join(["cestprep", *arguments]))
+    except UsageError as exc:
+        for fault in exc.faults:
+            print(f"cestprep: error: {fault}", file=sys.stderr)
+        return 2
+
+
+def _method_names() -> tuple[str, ...]:
+    """Method modules by their file names: importing them would start JAX."""
+    folder = Path(__file__).resolve().parents[1] / "inference" / "methods"
+    return tuple(sorted(f.stem for f in folder.glob("*.py") if not f.stem.startswith("_")))
+
+
+def _start_log(verbose: int) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log.handlers[:] = [handler]
+    log.propagate = False
+    log.setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def plan_run(settings: Settings) -> Planned:
+    """Select and check all asked sessions before anything runs.
+
+    Raises
+    ------
+    UsageError
+        For labels, recipes or datasets that do not exist.
+    """
+    from cestprep.bids.plan import plan_session
+    from cestprep.bids.session import (
+        choose_sessions,
+        list_sessions,
+        make_layout,
+        select_session,
+        session_label,
+    )
+    from cestprep.data import load_recipe
+    from cestprep.inference.recipe import Recipe
+
+    recipe = Recipe.from_mapping(load_recipe(settings.recipe))
+    available = list_sessions(settings.bids_dir)
+    chosen = choose_sessions(available, settings.participants, settings.sessions)
+    subjects = list(dict.fromkeys(subject for subject, _ in chosen))
+    layout = make_layout(settings.bids_dir, subjects)
+    derivatives = {name: make_layout(path, subjects) for name, path in settings.derivatives}
+    planned = Planned([], {})
+    for subject, session in chosen:
+        try:
+            files = select_session(layout, derivatives, subject, session)
+            planned.plans.append(plan_session(files, recipe, settings.assume_nominal))
+        except InputError as exc:
+            planned.unusable[session_label(subject, session)] = exc
+    return planned
+
+
+def _say_unusable(planned: Planned) -> None:
+    for label, error in planned.unusable.items():
+        for fault in error.faults:
+            log.error("%s cannot be processed: %s", label, fault)
+
+
+def _dry_run(planned: Planned) -> int:
+    for plan in planned.plans:
+        print(plan.describe())
+    _say_unusable(planned)
+    if not planned.unusable:
+        return 0
+    return 1 if planned.plans else 65
+
+
+def run(settings: Settings, planned: Planned, command: str) -> int:
+    """Execute the planned sessions; returns the exit code."""
+    _quiet_environment(settings.work_dir)
+    from cestprep.bids.derivatives import write_dataset
+    from cestprep.bids.files import write_json
+    from cestprep.engine.result import RunResult, SessionResult
+    from cestprep.report.session import write_failure
+    from cestprep.workflows.session import forget_report
+
+    datasets = {"raw": settings.bids_dir, **dict(settings.derivatives)}
+    write_dataset(settings.out_dir, datasets)
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:8]}"
+    log_dir = settings.out_dir / "logs" / run_id
+    _say_unusable(planned)
+    results = {
+        label: SessionResult(label, errors=[str(f) for f in error.faults], unusable_input=True)
+        for label, error in planned.unusable.items()
+    }
+    results |= {plan.label: SessionResult(plan.label) for plan in planned.plans}
+    if planned.plans:
+        _execute(settings, planned.plans, results, command, log_dir, datasets)
+    for session in results.values():
+        if session.errors:
+            write_failure(session.label, session.errors, settings.out_dir, command)
+            forget_report(settings.work_dir, session.label)
+    result = RunResult([results[label] for label in sorted(results)])
+    write_json(log_dir / "status.json", result.as_dict())
+    for session in result.sessions:
+        log.info(
+            "%s: %s; %d nodes run, %d cached",
+            session.label,
+            session.status,
+            session.nodes_run,
+            session.nodes_cached,
+        )
+    log.info("%s (exit code %d), status in %s", result.status, result.exit_code, log_dir)
+    return int(result.exit_code)
+
+
+def _execute(
+    settings: Settings,
+    plans: list[SessionPlan],
+    results: dict[str, SessionResult],
+    command: str,
+    log_dir: Path,
+    datasets: dict[str, Path],
+) -> None:
+    from cestprep.engine.run import run_graph
+    from cestprep.workflows.session import init_run_wf, session_node_name
+
+    for plan in plans:
+        log.info("%s", plan.describe())
+    workflow = init_run_wf(plans, settings, datasets, command)
+    by_node = {session_node_name(plan.label): results[plan.label] for plan in plans}
+    engine_log_level = logging.INFO if settings.verbose > 1 else logging.CRITICAL
+    run_graph(workflow, by_node, settings.nprocs, log_dir, engine_log_level)
+
+
+def _quiet_environment(work_dir: Path) -> None:
+    """Keep libraries off the network and out of HOME; set before they are imported."""
+    work_dir.mkdir(parents=True, exist_ok=True)
+    os.environ["NO_ET"] = os.environ["NIPYPE_NO_ET"] = "1"
+    for variable, folder in (("NIPYPE_CONFIG_DIR", "nipype"), ("MPLCONFIGDIR", "matplotlib")):
+        os.environ.setdefault(variable, str(work_dir / f".{folder}"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""The ``cestprep-tools`` program."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cestprep import __version__
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Parser of the tools."""
+    parser = argparse.ArgumentParser(prog="cestprep-tools", description="Tools around cestprep.")
+    parser.add_argument("--version", action="version", version=f"cestprep {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    demo = commands.add_parser(
+        "demo",
+        help="write a small synthetic CEST-BIDS session with its truth",
+        description="Write a small synthetic CEST-BIDS session: MT and amide fingerprinting, "
+        "T1, T2, B0 and B1 maps, a brain mask and tissue labels (derivatives/masks), and the true "
+        "parameters (derivatives/truth).",
+    )
+    demo.add_argument("out", type=Path, metavar="OUT", help="folder to write; must not exist yet")
+    demo.add_argument("--seed", type=int, default=0, help="seed of tissue variation and noise")
+    demo.add_argument("--animal", action="store_true",
+                      help="7 T, continuous-wave saturation (recipe mouse-7t) instead of 3 T, "
+                      "pulsed spin lock (recipe brain-3t)")  # fmt: skip
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from cestprep.bids.demo import DemoOptions, write_demo
+    from cestprep.data import load_recipe
+    from cestprep.inference.recipe import Recipe
+
+    if options.out.exists():
+        print(f"cestprep-tools: error: {options.out}: exists already. Choose a new folder.",
+              file=sys.stderr)  # fmt: skip
+        return 2
+    if options.animal:
+        recipe = Recipe.from_mapping(load_recipe("mouse-7t"))
+        demo = DemoOptions(recipe, 298.03, pulsed=False, shape=(20, 20, 1), seed=options.seed)
+    else:
+        demo = DemoOptions(Recipe.from_mapping(load_recipe("brain-3t")), seed=options.seed)
+    print(f"Simulating a session with recipe {demo.recipe.name} ...", flush=True)
+    write_demo(options.out, demo)
+    print(f"Written to {options.out}; its brain mask is in {options.out / 'derivatives/masks'}")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a tool; returns the exit code."""
+    options = make_parser().parse_args(arguments)
+    code: int = options.run(options)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Running graphs: a pool that survives killed workers, a checked cache, one result."""

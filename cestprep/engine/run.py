@@ -1,0 +1,114 @@
+"""Execute a graph and tell, session by session, what ran, what was cached and what failed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nipype.pipeline import engine as pe
+
+from cestprep.engine.plugin import KILLED, RobustMultiProc, quieten
+from cestprep.engine.result import SessionResult
+
+log = logging.getLogger("cestprep")
+
+
+def execution_config(crash_dir: Path) -> dict[str, Any]:
+    """Settings of nipype that make a rerun execute nothing and crashes readable."""
+    return {
+        "poll_sleep_duration": 0.1,
+        "crashfile_format": "txt",
+        "crashdump_dir": str(crash_dir),
+        "remove_unnecessary_outputs": False,
+        "hash_method": "content",
+        "stop_on_first_crash": False,
+        "parameterize_dirs": False,
+        "check_version": False,
+        "create_report": False,
+        "write_provenance": False,
+    }
+
+
+class _Watcher:
+    """Counts what happens to the nodes of each session."""
+
+    def __init__(self, sessions: Mapping[str, SessionResult]) -> None:
+        self.sessions = sessions  # by name of the session's graph
+        self.started: set[str] = set()
+
+    def _session(self, node: Any) -> SessionResult | None:
+        return next((s for n, s in self.sessions.items() if n in node.fullname.split(".")), None)
+
+    def status(self, node: Any, status: str) -> None:
+        """Take a status report of nipype's."""
+        session = self._session(node)
+        if session is None:
+            return
+        if status == "start":
+            self.started.add(node.fullname)
+            log.info("%s: %s started", session.label, node.name)
+        elif status == "end" and node.fullname in self.started:
+            session.nodes_run += 1
+            log.info("%s: %s finished", session.label, node.name)
+        elif status == "end":
+            session.nodes_cached += 1
+            log.info("%s: %s taken from the work directory", session.label, node.name)
+
+    def crash(self, node: Any, trace: list[str], crash_file: str) -> None:
+        """Take the report of a crashed node."""
+        session = self._session(node)
+        if session is None:
+            return
+        text = "".join(trace)
+        killed = KILLED in text
+        session.retryable |= killed
+        reason = KILLED if killed else _last_line(text)
+        session.errors.append(f"{node.name}: {reason}")
+        session.crash_files.append(Path(crash_file))
+        log.error("%s: %s failed: %s (details: %s)", session.label, node.name, reason, crash_file)
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "unknown error"
+
+
+def run_graph(
+    workflow: pe.Workflow,
+    sessions: Mapping[str, SessionResult],
+    nprocs: int,
+    crash_dir: Path,
+    engine_log_level: int = logging.CRITICAL,
+) -> None:
+    """Run a graph, filling in the results of its sessions.
+
+    Parameters
+    ----------
+    workflow : Workflow
+    sessions : mapping of graph name to SessionResult
+    nprocs : int
+    crash_dir : Path
+        Where crash files go.
+    engine_log_level : int
+        Level of nipype's own messages.
+    """
+    crash_dir.mkdir(parents=True, exist_ok=True)
+    workflow.config["execution"] = execution_config(crash_dir)
+    quieten(engine_log_level)
+    watcher = _Watcher(sessions)
+    plugin = RobustMultiProc(
+        {
+            "n_procs": nprocs,
+            "log_level": engine_log_level,
+            "status_callback": watcher.status,
+            "crash_callback": watcher.crash,
+        }
+    )
+    try:
+        workflow.run(plugin=plugin)
+    except RuntimeError as exc:  # nipype's summary of failed nodes
+        if not any(s.errors for s in sessions.values()):
+            raise
+        log.debug("nipype: %s", exc)

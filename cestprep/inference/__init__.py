@@ -1,0 +1,1 @@
+"""Inverse problems and the methods that solve them; arrays only."""

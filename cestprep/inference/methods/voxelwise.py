@@ -1,0 +1,79 @@
+"""Voxelwise bounded least squares: multi-start Levenberg-Marquardt with Fisher covariance."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+
+from cestprep.inference import least_squares
+from cestprep.inference.chunks import Progress, over_chunks, voxels_per_chunk
+from cestprep.inference.estimate import Estimate, Validity, high_nrmse
+from cestprep.inference.problem import InverseProblem, Observation
+
+TITLE = "voxelwise bounded least squares (multi-start Levenberg-Marquardt)"
+
+
+def estimate(
+    problem: InverseProblem,
+    observation: Observation,
+    seed: int = 0,
+    progress: Progress | None = None,
+    options: least_squares.Options | None = None,
+) -> Estimate:
+    """Fit every voxel; the method is deterministic, so ``seed`` changes nothing.
+
+    Returns
+    -------
+    Estimate
+        Values at the best optimum and, as covariance, inverse Fisher information scaled by the
+        residual variance with its degrees of freedom, plus the known parameters' covariance
+        carried through the linearised fit.
+    """
+    del seed
+    options = options or least_squares.Options()
+    dtype = jnp.zeros(()).dtype
+    data = observation.data.astype(dtype)
+    scales = np.asarray(problem.scale(jnp.asarray(data)))
+    fittable = np.all(np.isfinite(data), axis=0) & (scales > 0)
+    blank = Estimate.blank(
+        len(problem.free), data.shape[0], np.where(fittable, Validity.OK, Validity.NO_SIGNAL)
+    )
+    if not fittable.any():
+        return blank
+    scale = scales[fittable]
+    normalised = data[:, fittable] / scale
+    chosen = observation.take(fittable)
+    size = voxels_per_chunk(problem, options.chunk_memory_mb, dtype)
+    fit = over_chunks(
+        lambda *chunk: least_squares.fit_chunk(problem, options, *chunk),
+        [normalised, chosen.known.astype(dtype), chosen.known_covariance.astype(dtype)],
+        min(size, -(-normalised.shape[1] // 16) * 16),
+        progress,
+    )
+    return blank.fill(fittable, _assemble(fit, normalised, scale))
+
+
+def _assemble(fit: least_squares.Fit, normalised: np.ndarray, scale: np.ndarray) -> Estimate:
+    theta, covariance, fitted = (np.asarray(x) for x in (fit.theta, fit.covariance, fit.fitted))
+    converged, at_bound = np.asarray(fit.converged), np.asarray(fit.at_bound)
+    nrmse = _unit_norm_distance(fitted, normalised)
+    spread = normalised - normalised.mean(axis=0)
+    total = np.maximum(np.sum(spread**2, axis=0), np.finfo(normalised.dtype).tiny)
+    validity = np.full(nrmse.shape, Validity.OK, np.uint8)
+    validity[at_bound] = Validity.AT_BOUND
+    validity[high_nrmse(nrmse, converged)] = Validity.MISFIT
+    validity[~converged] = Validity.NOT_CONVERGED
+    return Estimate(
+        mean=theta,
+        covariance=covariance,
+        fitted=fitted * scale,
+        nrmse=nrmse,
+        r_squared=1 - np.sum((normalised - fitted) ** 2, axis=0) / total,
+        validity=validity,
+    )
+
+
+def _unit_norm_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    a, b = (x / np.maximum(np.linalg.norm(x, axis=0), 1e-30) for x in (a, b))
+    distance: np.ndarray = np.linalg.norm(a - b, axis=0)
+    return distance

@@ -1,0 +1,318 @@
+"""Recipes: what to estimate from which series, as plain validated data.
+
+A recipe is read from YAML (see ``cestprep/data/recipes``); this module turns the parsed mapping
+into frozen objects and says in words what is wrong with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+from cestprep.physics.pools import ExchangingPool, PoolModel, parameter_unit
+
+Normalization: TypeAlias = Literal["unit-norm", "m0", "free-scale"]
+MODELS = ("bm2poolmt", "bm2poolcest", "bm3pool")
+#: Parameters that come from maps (or the user's explicit word) unless a stage fixes or fits them.
+AUXILIARY = {"T1": "t1", "T2": "t2", "B0": "b0_ppm", "B1": "b1_scale"}
+#: Factor from the unit in files to the unit inside the package.
+FILE_UNITS = {"percent": 0.01, "1/s": 1.0, "s": 1.0, "ppm": 1.0, "1": 1.0, "arbitrary": 1.0}
+
+
+class RecipeError(ValueError):
+    """A recipe that does not make sense, with the place and the remedy in its text."""
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A fixed number with its unit and where it comes from."""
+
+    value: float
+    unit: str
+    source: str
+
+
+@dataclass(frozen=True)
+class FreeParameter:
+    """A parameter to estimate.
+
+    Attributes
+    ----------
+    name : str
+        Label in file names (``param-<name>``).
+    parameter : str
+        Name in the simulator, for example ``semisolid.fraction``.
+    low, high : float
+        Bounds in ``unit``.
+    unit : str
+        Unit in files.
+    """
+
+    name: str
+    parameter: str
+    low: float
+    high: float
+    unit: str
+
+    @property
+    def to_si(self) -> float:
+        """Factor from ``unit`` to the unit inside the package."""
+        return FILE_UNITS[self.unit]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One series and the parameters estimated from it.
+
+    Attributes
+    ----------
+    name : str
+    target : str
+        The series is the one whose ``SaturationTarget`` holds this word.
+    model : str
+        ``model-<model>`` in file names.
+    pools : tuple of ExchangingPool
+    constants : tuple of (parameter, Constant)
+    inherited : tuple of (parameter, stage name, free-parameter name)
+        Parameters taken, with their covariance, from an earlier stage.
+    free : tuple of FreeParameter
+    normalization : {"unit-norm", "m0", "free-scale"}
+    """
+
+    name: str
+    target: str
+    model: str
+    pools: tuple[ExchangingPool, ...]
+    constants: tuple[tuple[str, Constant], ...]
+    inherited: tuple[tuple[str, str, str], ...]
+    free: tuple[FreeParameter, ...]
+    normalization: Normalization
+
+    @property
+    def auxiliary(self) -> tuple[str, ...]:
+        """Auxiliary quantities ("T1", "B0", ...) this stage needs from outside."""
+        known = {f.parameter for f in self.free} | {name for name, _ in self.constants}
+        return tuple(key for key, name in AUXILIARY.items() if name not in known)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Stages in order, and the conventions they share; ``field_t`` is the field in T."""
+
+    name: str
+    description: str
+    field_t: float
+    mt: Literal["z", "xyz"]
+    pools_rebalance: bool
+    b1_scales_readout: bool
+    stages: tuple[Stage, ...]
+
+    def pool_model(self, stage: Stage) -> PoolModel:
+        """The simulator's pool model of a stage."""
+        return PoolModel(stage.pools, self.mt, self.pools_rebalance, self.b1_scales_readout)
+
+    @classmethod
+    def from_mapping(cls, raw: Mapping[str, Any]) -> Recipe:
+        """Recipe of a parsed YAML document.
+
+        Raises
+        ------
+        RecipeError
+            Naming the key, what is wrong and what was expected.
+        """
+        _known_keys(raw, {"name", "description", "field_t", "conventions", "stages"}, "recipe")
+        conventions = _mapping(raw.get("conventions", {}), "conventions")
+        _known_keys(
+            conventions,
+            {"mt", "pools_rebalance", "b1_scales_readout", "normalization"},
+            "conventions",
+        )
+        default = conventions.get("normalization", "unit-norm")
+        stages = [_stage(s, default) for s in _list(_need(raw, "stages", "recipe"), "stages")]
+        recipe = cls(
+            name=str(_need(raw, "name", "recipe")),
+            description=str(raw.get("description", "")),
+            field_t=_number(_need(raw, "field_t", "recipe"), "field_t"),
+            mt=_choice(conventions.get("mt", "z"), ("z", "xyz"), "conventions.mt"),
+            pools_rebalance=_flag(conventions, "pools_rebalance"),
+            b1_scales_readout=_flag(conventions, "b1_scales_readout"),
+            stages=tuple(stages),
+        )
+        _check_consistency(recipe)
+        return recipe
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise RecipeError(f"{where}: expected a mapping of keys to values, found {value!r}")
+    return value
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise RecipeError(f"{where}: expected a list with at least one entry, found {value!r}")
+    return value
+
+
+def _need(raw: Mapping[str, Any], key: str, where: str) -> Any:
+    if key not in _mapping(raw, where):
+        raise RecipeError(f"{where}: key '{key}' is missing")
+    return raw[key]
+
+
+def _known_keys(raw: Mapping[str, Any], known: set[str], where: str) -> None:
+    unknown = sorted(set(_mapping(raw, where)) - known)
+    if unknown:
+        raise RecipeError(
+            f"{where}: unknown key(s) {', '.join(unknown)}; known are {', '.join(sorted(known))}"
+        )
+
+
+def _choice(value: Any, choices: tuple[str, ...], where: str) -> Any:
+    if value not in choices:
+        raise RecipeError(f"{where}: found {value!r}, expected one of {', '.join(choices)}")
+    return value
+
+
+def _flag(raw: Mapping[str, Any], key: str) -> bool:
+    value = raw.get(key, True)
+    if not isinstance(value, bool):
+        raise RecipeError(f"conventions.{key}: expected true or false, found {value!r}")
+    return value
+
+
+def _number(value: Any, where: str) -> float:
+    # YAML 1.1 reads "4e-5" as text
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise RecipeError(f"{where}: expected a number, found {value!r}") from None
+
+
+def _constant(parameter: str, raw: Any, where: str) -> Constant:
+    _known_keys(raw, {"value", "unit", "source"}, where)
+    unit = str(_need(raw, "unit", where))
+    expected = parameter_unit(parameter)
+    if unit != expected:
+        raise RecipeError(f"{where}: unit is {unit!r}, expected {expected!r}")
+    source = str(_need(raw, "source", where)).strip()
+    if not source:
+        raise RecipeError(f"{where}: source is empty; say where the number comes from")
+    return Constant(_number(_need(raw, "value", where), where), unit, source)
+
+
+def _free(name: str, raw: Any, where: str) -> FreeParameter:
+    _known_keys(raw, {"parameter", "range", "unit"}, where)
+    unit = _choice(_need(raw, "unit", where), tuple(FILE_UNITS), f"{where}.unit")
+    bounds = _list(_need(raw, "range", where), f"{where}.range")
+    if len(bounds) != 2:
+        raise RecipeError(f"{where}.range: expected [low, high], found {bounds!r}")
+    low, high = (_number(b, f"{where}.range") for b in bounds)
+    if not low < high:
+        raise RecipeError(f"{where}.range: low ({low}) must be below high ({high})")
+    if not name.isalnum():
+        raise RecipeError(f"{where}: the name goes into file names, letters and digits only")
+    return FreeParameter(name, str(_need(raw, "parameter", where)), low, high, unit)
+
+
+def _stage(raw: Any, default_normalization: str) -> Stage:
+    name = str(_need(raw, "name", "stages"))
+    where = f"stage {name}"
+    _known_keys(
+        raw,
+        {"name", "target", "model", "pools", "constants", "inherit", "free", "normalization"},
+        where,
+    )
+    pools = []
+    constants: list[tuple[str, Constant]] = []
+    pool_names = set()
+    for pool in _list(_need(raw, "pools", where), f"{where}.pools"):
+        pool_names.add(str(_need(pool, "name", f"{where}.pools")))
+    for pool in raw["pools"]:
+        made, fixed = _pool(pool, where)
+        pools.append(made)
+        constants += fixed
+    for parameter, constant in _mapping(raw.get("constants", {}), f"{where}.constants").items():
+        _known_parameter(parameter, pool_names, f"{where}.constants")
+        constants.append((parameter, _constant(parameter, constant, f"{where}.{parameter}")))
+    inherited = []
+    for parameter, source in _mapping(raw.get("inherit", {}), f"{where}.inherit").items():
+        _known_parameter(parameter, pool_names, f"{where}.inherit")
+        stage, _, free_name = str(source).partition(".")
+        inherited.append((parameter, stage, free_name))
+    free = []
+    for free_name, spec in _mapping(_need(raw, "free", where), f"{where}.free").items():
+        free.append(_free(str(free_name), spec, f"{where}.free.{free_name}"))
+        _known_parameter(free[-1].parameter, pool_names, f"{where}.free.{free_name}")
+    return Stage(
+        name=name,
+        target=str(_need(raw, "target", where)),
+        model=_choice(_need(raw, "model", where), MODELS, f"{where}.model"),
+        pools=tuple(pools),
+        constants=tuple(constants),
+        inherited=tuple(inherited),
+        free=tuple(free),
+        normalization=_choice(
+            raw.get("normalization", default_normalization),
+            get_args(Normalization),
+            f"{where}.normalization",
+        ),
+    )
+
+
+def _pool(raw: Any, where: str) -> tuple[ExchangingPool, list[tuple[str, Constant]]]:
+    name = str(_need(raw, "name", f"{where}.pools"))
+    where = f"{where}.pools.{name}"
+    fixed = {key: value for key, value in raw.items() if key not in ("name", "kind", "lineshape")}
+    pool = ExchangingPool(
+        name,
+        _choice(_need(raw, "kind", where), ("cest", "mt"), f"{where}.kind"),
+        _choice(raw.get("lineshape", "lorentzian"), ("lorentzian",), f"{where}.lineshape"),
+    )
+    constants = []
+    for key, value in fixed.items():
+        _known_parameter(f"{name}.{key}", {name}, where)
+        constants.append((f"{name}.{key}", _constant(f"{name}.{key}", value, f"{where}.{key}")))
+    return pool, constants
+
+
+def _known_parameter(parameter: str, pools: set[str], where: str) -> None:
+    pool, _, _ = parameter.rpartition(".")
+    try:
+        parameter_unit(parameter)
+    except KeyError:
+        raise RecipeError(f"{where}: '{parameter}' is not a parameter of the model") from None
+    if pool and pool not in pools:
+        raise RecipeError(f"{where}: '{parameter}' names a pool this stage does not have")
+
+
+def _check_consistency(recipe: Recipe) -> None:
+    """Every model parameter has exactly one origin, and inheritance looks backwards only."""
+    seen: dict[str, Stage] = {}
+    for stage in recipe.stages:
+        where = f"stage {stage.name}"
+        if stage.name in seen or not stage.name.isalnum():
+            raise RecipeError(f"{where}: stage names must be unique, letters and digits only")
+        for parameter, source, free_name in stage.inherited:
+            if source not in seen or free_name not in {f.name for f in seen[source].free}:
+                raise RecipeError(
+                    f"{where}.inherit.{parameter}: '{source}.{free_name}' is not a free parameter "
+                    "of an earlier stage"
+                )
+        origins = [name for name, _ in stage.constants]
+        origins += [name for name, _, _ in stage.inherited]
+        origins += [f.parameter for f in stage.free]
+        twice = sorted({name for name in origins if origins.count(name) > 1})
+        if twice:
+            raise RecipeError(f"{where}: {', '.join(twice)} is given more than once")
+        known = {*origins, *AUXILIARY.values()}
+        if stage.normalization == "free-scale":
+            if "m0" not in origins:
+                raise RecipeError(f"{where}: free-scale needs m0 among the free parameters")
+        elif "m0" in origins:
+            raise RecipeError(f"{where}: m0 has no effect under {stage.normalization}")
+        missing = sorted(set(recipe.pool_model(stage).parameter_names) - known - {"m0"})
+        if missing:
+            raise RecipeError(f"{where}: no value, origin or range for {', '.join(missing)}")
+        seen[stage.name] = stage

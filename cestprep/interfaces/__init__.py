@@ -1,0 +1,1 @@
+"""Thin nipype adapters: load, call, save."""

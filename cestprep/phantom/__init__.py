@@ -1,0 +1,1 @@
+"""Synthetic heads with known truth, as arrays."""

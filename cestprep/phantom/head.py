@@ -1,0 +1,141 @@
+"""A small synthetic head: tissue labels, parameter maps and noisy signals with known truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cestprep.physics import simulate
+from cestprep.physics.pools import PoolModel
+from cestprep.physics.protocol import Block, Protocol, Readout, Recovery, Saturation, Spoil
+
+#: Label of each tissue in the label image.
+LABELS = {"CSF": 1, "GM": 2, "WM": 3}
+
+#: Mean parameters by tissue, in package units: relaxation as usual at 3 T; exchange near the values
+#: published for healthy volunteers (Finkelstein 2025, Commun. Phys. 8:164, Table 1).
+TISSUES: Mapping[str, Mapping[str, float]] = {
+    "CSF": {"t1": 3.5, "t2": 1.0, "semisolid.fraction": 0.004, "semisolid.k_exchange": 40.0,
+            "amide.fraction": 0.0003, "amide.k_exchange": 200.0, "m0": 1.2},
+    "GM": {"t1": 1.5, "t2": 0.085, "semisolid.fraction": 0.063, "semisolid.k_exchange": 44.0,
+           "amide.fraction": 0.0021, "amide.k_exchange": 236.0, "m0": 1.0},
+    "WM": {"t1": 0.95, "t2": 0.07, "semisolid.fraction": 0.131, "semisolid.k_exchange": 35.0,
+           "amide.fraction": 0.0033, "amide.k_exchange": 305.0, "m0": 0.8},
+}  # fmt: skip
+VARIATION = 0.05  # relative SD between voxels of a tissue
+
+
+@dataclass(frozen=True)
+class Head:
+    """Labels on a grid and, for the voxels inside, every simulator parameter.
+
+    Attributes
+    ----------
+    labels : ndarray of int, shape (x, y, z)
+        0 outside, else a value of `LABELS`.
+    parameters : mapping of str to ndarray, shape (V,)
+        Values of the voxels with ``labels > 0``, in package units.
+    """
+
+    labels: np.ndarray
+    parameters: Mapping[str, np.ndarray]
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Voxels inside."""
+        return self.labels > 0
+
+    def volume(self, values: np.ndarray) -> np.ndarray:
+        """Values of the voxels inside on the grid, 0 outside; trailing volumes allowed."""
+        volume = np.zeros((*self.labels.shape, *values.shape[:-1]), np.float32)
+        volume[self.mask] = values.T
+        return volume
+
+
+def make_head(shape: tuple[int, int, int], seed: int) -> Head:
+    """An ellipsoid of white matter in grey matter with two ventricles, and smooth field maps.
+
+    Parameters
+    ----------
+    shape : (int, int, int)
+    seed : int
+        Seed of the variation between voxels.
+    """
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in shape),
+                          indexing="ij")  # fmt: skip
+    radius = np.sqrt((x / 0.85) ** 2 + (y / 0.95) ** 2 + (z / 1.6) ** 2)
+    ventricle = ((np.abs(x) - 0.2) / 0.12) ** 2 + (y / 0.3) ** 2 < 1
+    labels = np.where(radius < 1, LABELS["GM"], 0)
+    labels[radius < 0.72] = LABELS["WM"]
+    labels[ventricle & (radius < 0.72)] = LABELS["CSF"]
+    mask = labels > 0
+    rng = np.random.default_rng(seed)
+    parameters = {}
+    for name in TISSUES["WM"]:
+        mean = np.zeros(mask.sum())
+        for tissue, label in LABELS.items():
+            mean[labels[mask] == label] = TISSUES[tissue][name]
+        parameters[name] = mean * (1 + VARIATION * rng.standard_normal(mean.size).clip(-3, 3))
+    parameters["b0_ppm"] = (0.15 * x - 0.1 * y**2 + 0.05 * z)[mask]
+    parameters["b1_scale"] = (1.08 - 0.2 * (x**2 + y**2))[mask]
+    return Head(labels, parameters)
+
+
+def fingerprinting_protocol(offsets_ppm: tuple[float, float], frequency_mhz: float, pulsed: bool,
+                            n_saturated: int = 30) -> Protocol:  # fmt: skip
+    """An M0 volume and a varied saturation schedule, in the manner of published protocols.
+
+    Offsets (low, high) and amplitudes up to 4 uT follow van der Corput sequences, so nothing is
+    copied and nothing is random.
+    """
+    readout = Readout(15.0, 45, 0.02837) if pulsed else Readout(90.0)
+    blocks: list[Block] = [Recovery(15.0), readout]
+    low, high = offsets_ppm
+    for i in range(n_saturated):
+        offset = low if low == high else round(low + (high - low) * _radical_inverse(i + 1, 3), 1)
+        b1 = round(0.3 + 3.7 * _radical_inverse(i + 1, 2), 1)
+        if pulsed:
+            saturation = Saturation(offset, b1, 0.1, 13, 0.1, "ideal")
+        else:
+            saturation = Saturation(offset, b1, 2.5)
+        blocks += [Recovery(15.0 if i == 0 else 1.0), saturation, Spoil(), readout]
+    return Protocol(tuple(blocks), frequency_mhz, (True, *(False,) * n_saturated))
+
+
+def _radical_inverse(index: int, base: int) -> float:
+    value, scale = 0.0, 1.0 / base
+    while index:
+        value += scale * (index % base)
+        index //= base
+        scale /= base
+    return value
+
+
+def noisy_signal(head: Head, protocol: Protocol, model: PoolModel, constants: Mapping[str, float],
+                 snr: float, seed: int) -> np.ndarray:  # fmt: skip
+    """Rician magnitudes of a protocol.
+
+    Parameters
+    ----------
+    head, protocol, model
+    constants : mapping of str to float
+        Parameters equal in all voxels.
+    snr : float
+        Signal of fully relaxed water with m0 = 1 over the noise SD.
+    seed : int
+
+    Returns
+    -------
+    ndarray, shape (n_volumes, V)
+    """
+    names = set(model.parameter_names)
+    p = {k: jnp.asarray(v) for k, v in {**head.parameters, **constants}.items() if k in names}
+    clean = np.asarray(jax.jit(lambda q: simulate.signal(protocol, model, q))(p))
+    rng = np.random.default_rng(seed)
+    noise = rng.standard_normal((2, *clean.shape)) / snr
+    magnitude: np.ndarray = np.hypot(clean + noise[0], noise[1]).astype(np.float32)
+    return magnitude

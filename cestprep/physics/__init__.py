@@ -1,0 +1,1 @@
+"""Bloch-McConnell physics on arrays (JAX); no files, no BIDS, no workflow engine."""

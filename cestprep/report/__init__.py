@@ -1,0 +1,1 @@
+"""HTML reports: numbers and figures from arrays, one self-contained page."""

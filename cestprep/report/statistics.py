@@ -1,0 +1,60 @@
+"""Key numbers of a stage, the same in report and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from cestprep.inference.estimate import LEVELS, Estimate, Validity
+from cestprep.inference.recipe import FreeParameter
+
+
+def parameter_table(estimate: Estimate, free: Sequence[FreeParameter]) -> pd.DataFrame:
+    """Per parameter, over valid voxels: median, quartiles, median SD and share at a bound.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``parameter, unit, low, high, n_mask, n_valid, median, quartile1, quartile3,
+        median_sd, share_at_bound``; values in file units, ``NaN`` where no voxel is valid.
+    """
+    valid = estimate.valid
+    rows = []
+    for i, f in enumerate(free):
+        values = estimate.mean[i, valid] / f.to_si
+        q1, median, q3 = np.percentile(values, [25, 50, 75]) if values.size else [np.nan] * 3
+        edge = 1e-3 * (f.high - f.low)
+        at_bound = (values < f.low + edge) | (values > f.high - edge)
+        rows.append(
+            {
+                "parameter": f.name,
+                "unit": f.unit,
+                "low": f.low,
+                "high": f.high,
+                "n_mask": valid.size,
+                "n_valid": int(valid.sum()),
+                "median": median,
+                "quartile1": q1,
+                "quartile3": q3,
+                "median_sd": np.median(estimate.sd[i, valid]) / f.to_si if values.size else np.nan,
+                "share_at_bound": at_bound.mean() if values.size else np.nan,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def validity_counts(estimate: Estimate) -> list[tuple[int, str, int, float]]:
+    """Code, meaning, count and share of the validity codes that occur in the mask."""
+    codes, counts = np.unique(estimate.validity, return_counts=True)
+    return [
+        (int(code), LEVELS[Validity(code)], int(count), count / estimate.validity.size)
+        for code, count in zip(codes, counts, strict=True)
+    ]
+
+
+def median_nrmse(estimate: Estimate) -> float:
+    """Median NRMSE of the computed voxels, in percent (NaN if there is none)."""
+    computed = estimate.nrmse[estimate.nrmse > 0]
+    return float(100 * np.median(computed)) if computed.size else float("nan")

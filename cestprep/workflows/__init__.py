@@ -1,0 +1,1 @@
+"""Workflow builders: graphs only."""

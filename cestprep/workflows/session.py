@@ -1,0 +1,98 @@
+"""Graphs of a session and of a whole run."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nipype.interfaces.utility import Merge
+from nipype.pipeline import engine as pe
+
+from cestprep import __version__
+from cestprep.bids.plan import SessionPlan
+from cestprep.engine.nodes import SafeNode
+from cestprep.interfaces.outputs import SaveReference, SaveReport, SaveStage
+from cestprep.interfaces.quantify import FitStage
+from cestprep.settings import Settings
+
+REPORT_NODE = "save_report"
+#: Memory a fit is expected to take: JAX, its compiler, and one chunk of voxels.
+FIT_MEMORY_GB = 1.5
+
+
+def workflow_name() -> str:
+    """Name with the version in it, since nipype's cache does not see changes of code."""
+    return f"cestprep_{__version__.replace('.', '_')}_wf"
+
+
+def init_run_wf(plans: Sequence[SessionPlan], settings: Settings, datasets: Mapping[str, Path],
+                command: str) -> pe.Workflow:
+    """Graph of a run: the graphs of its sessions side by side.
+
+    Parameters
+    ----------
+    plans : sequence of SessionPlan
+    settings : Settings
+    datasets : mapping of name to root
+        Input datasets, for provenance.
+    command : str
+        Command line shown in the reports.
+    """
+    workflow = pe.Workflow(name=workflow_name(), base_dir=str(settings.work_dir))
+    for plan in plans:
+        workflow.add_nodes([init_session_wf(plan, settings, datasets, command)])
+    return workflow
+
+
+def session_node_name(label: str) -> str:
+    """Name of a session's graph inside a run."""
+    return label.replace("-", "_")
+
+
+def forget_report(work_dir: Path, label: str) -> None:
+    """Make a session's report be written anew by the next run (this one wrote an error page)."""
+    folder = work_dir / workflow_name() / session_node_name(label) / REPORT_NODE
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def init_session_wf(plan: SessionPlan, settings: Settings, datasets: Mapping[str, Path],
+                    command: str) -> pe.Workflow:
+    """Graph of a session: each stage is fitted and saved, then all are reported."""
+    workflow = pe.Workflow(name=session_node_name(plan.label))
+    shared = {
+        "plan": plan,
+        "in_files": [str(p) for p in plan.files],
+        "out_dir": str(settings.out_dir),
+        "datasets": {name: str(root) for name, root in datasets.items()},
+    }
+    report = SafeNode(
+        SaveReport(**shared, method=settings.method, command=command), name=REPORT_NODE
+    )
+    fits: dict[str, pe.Node] = {}
+    workflow.add_nodes([SafeNode(SaveReference(**shared), name="save_reference"), report])
+    for stage_plan in plan.stages:
+        name = stage_plan.stage.name
+        estimation = {"stage": name, "method": settings.method}
+        fits[name] = SafeNode(
+            FitStage(plan=plan, in_files=shared["in_files"], seed=settings.random_seed, **estimation),
+            name=f"fit_{name}",
+            mem_gb=FIT_MEMORY_GB,
+        )
+        save = SafeNode(SaveStage(**shared, **estimation), name=f"save_{name}")
+        workflow.connect(fits[name], "estimate", save, "estimate")
+        _gather(workflow, [fits[n] for n in stage_plan.inputs_from], fits[name], "earlier")
+    _gather(workflow, list(fits.values()), report, "estimates")
+    return workflow
+
+
+def _gather(workflow: pe.Workflow, fits: Sequence[pe.Node], to: pe.Node, field: str) -> None:
+    """Connect the estimates of some stages, in order, to a list input."""
+    if len(fits) < 2:
+        for fit in fits:
+            workflow.connect(fit, "estimate", to, field)
+        return
+    merge = SafeNode(Merge(len(fits)), name=f"gather_{field}_of_{to.name}")
+    for i, fit in enumerate(fits, start=1):
+        workflow.connect(fit, "estimate", merge, f"in{i}")
+    workflow.connect(merge, "out", to, field)
