@@ -21,8 +21,8 @@ def _bloch(a, at, r1, r2, offset, w1):
     a[at + 2, at + 1] -= w1
 
 
-def propagator(pools, water, f0, offset_ppm, b1_ut, t, mt="z"):
-    """Augmented matrix exponential; state: xyz of water and spin pools, z of the semisolid pool."""
+def generator(pools, water, f0, offset_ppm, b1_ut, mt="z"):
+    """Augmented matrix; state: xyz of water and spin pools, then z of the semisolid pool."""
     spins = [q for q in pools if q["kind"] == "cest" or mt == "xyz"]
     zonly = [q for q in pools if q not in spins]
     n = 3 * (1 + len(spins)) + len(zonly)
@@ -51,7 +51,11 @@ def propagator(pools, water, f0, offset_ppm, b1_ut, t, mt="z"):
         a[2, 2] -= q["f"] * q["k"]
         a[2, at] += q["k"]
         a[at, 2] += q["f"] * q["k"]
-    return expm(a * t)
+    return a
+
+
+def propagator(pools, water, f0, offset_ppm, b1_ut, t, mt="z"):
+    return expm(generator(pools, water, f0, offset_ppm, b1_ut, mt) * t)
 
 
 def tip(n_spins, n, angle):

@@ -1,4 +1,4 @@
-"""Count skipped tests of a JUnit file; fail if shared data exist and a test bound to them skipped."""
+"""Count skipped tests of a JUnit file; fail if one bound to existing shared data was skipped."""
 
 from __future__ import annotations
 

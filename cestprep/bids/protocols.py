@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import pandas as pd
 
 from cestprep.bids.spec import B1_DEFINITIONS, CONTEXT_COLUMNS, M0_TYPES, VOLUME_TYPES
 from cestprep.errors import Fault, InputError
+from cestprep.physics.constants import GAMMA_HZ_PER_UT
 from cestprep.physics.protocol import Block, Protocol, Readout, Recovery, Saturation, Spoil
 
 #: Relative agreement asked of a table's duration with pulses and delays.
 DURATION_TOLERANCE = 1e-3
+#: Relative agreement asked of scanner frequency and field strength.
+FREQUENCY_TOLERANCE = 0.05
+#: Beyond these, a saturated volume's numbers are taken for another unit (Hz, T) and refused.
+LARGEST_OFFSET_PPM = 200.0
+LARGEST_B1_UT = 100.0
+SMALLEST_B1_UT = 1e-3
 
 
 def read_context(path: Path) -> pd.DataFrame:
@@ -69,11 +77,18 @@ class _Sidecar:
 
     def number(self, key: str, unit: str, mend: str, default: float | None = None) -> float:
         value = self.fields.get(key, default)
-        if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+        if _is_number(value) and value >= 0:
             return float(value)
         found = "is missing" if value is None else f"is {value!r}"
         self.fault(f"{key} {found}, expected a number in {unit}", mend)
         return 1.0
+
+    def count(self, key: str, unit: str, mend: str) -> int:
+        value = self.number(key, unit, mend)
+        if value < 1 or not value.is_integer():
+            self.fault(f"{key} is {self.fields.get(key)!r}, expected a whole number above 0", mend)
+            return 1
+        return int(value)
 
     def choice(self, key: str, choices: tuple[str, ...], mend: str) -> str:
         value = self.fields.get(key)
@@ -87,7 +102,12 @@ class _Sidecar:
 def frequency_mhz(fields: Mapping[str, Any]) -> float | None:
     """Scanner frequency in MHz (``ImagingFrequency`` is what dcm2niix calls it), if given."""
     value = fields.get("SpectrometerFrequency", fields.get("ImagingFrequency"))
-    return float(value) if isinstance(value, int | float) and value > 0 else None
+    return float(value) if _is_number(value) and value > 0 else None
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)
 
 
 def build_protocol(
@@ -116,6 +136,10 @@ def build_protocol(
             "SpectrometerFrequency is missing, so ppm have no reference",
             "Write the scanner frequency in MHz into the sidecar (about 123.2 on a 3 T scanner)",
         )
+    else:
+        _check_frequency(side, frequency)
+    if table.empty:
+        side.faults.append(Fault(context, "has no rows", "Give one row per volume"))
     _check_m0(side, table, context)
     readout = _readout(side)
     pulses = _Pulses.of(side)
@@ -139,6 +163,17 @@ def build_protocol(
     return Protocol(tuple(blocks), frequency or 1.0, is_m0)
 
 
+def _check_frequency(side: _Sidecar, frequency: float) -> None:
+    field = side.number("MagneticFieldStrength", "T", "Add the field strength to the sidecar")
+    expected = GAMMA_HZ_PER_UT * field
+    if abs(frequency - expected) > FREQUENCY_TOLERANCE * expected:
+        side.fault(
+            f"SpectrometerFrequency is {frequency:g} MHz, but protons at {field:g} T resonate near "
+            f"{expected:.1f} MHz",
+            "Correct either (the frequency is in MHz)",
+        )
+
+
 def _check_m0(side: _Sidecar, table: pd.DataFrame, context: Path) -> None:
     kind = side.choice("M0Type", M0_TYPES, "Say in the sidecar where the unsaturated volume is")
     has_m0 = bool((table["volume_type"] == "m0scan").any())
@@ -155,13 +190,11 @@ def _check_m0(side: _Sidecar, table: pd.DataFrame, context: Path) -> None:
 def _readout(side: _Sidecar) -> Readout:
     mend = "The readout determines the magnetisation each volume starts from; add it to the sidecar"
     flip = side.number("FlipAngle", "degrees", mend)
-    shots = int(side.number("NumberShots", "shots per volume", mend))
+    shots = side.count("NumberShots", "shots per volume", mend)
     interval = 0.0
     if shots > 1:
         interval = side.number("RepetitionTimeExcitation", "s between shots", mend)
-    if shots < 1:
-        side.fault("NumberShots is 0", mend)
-    return Readout(flip, max(shots, 1), interval)
+    return Readout(flip, shots, interval)
 
 
 class _Pulses:
@@ -176,7 +209,7 @@ class _Pulses:
     @classmethod
     def of(cls, side: _Sidecar) -> _Pulses:
         mend = "Describe the saturation pulses in the sidecar (CEST-BIDS 1.2)"
-        count = int(side.number("MTNumberOfPulses", "pulses", mend))
+        count = side.count("MTNumberOfPulses", "pulses", mend)
         duration = side.number("MTPulseDuration", "s", mend)
         delay = side.number("SaturationPulseDelay", "s", mend, default=0.0 if count <= 1 else None)
         shape = side.fields.get("MTPulseShape")
@@ -185,12 +218,15 @@ class _Pulses:
                 f"MTPulseShape is {shape!r}; only HARD (rectangular) pulses are supported so far",
                 "Shaped pulses need the Pulseq reader of a later version",
             )
-        lock = side.fields.get("SaturationSpinLock", False)
+        lock = side.fields.get("SaturationSpinLock", None if count > 1 else False)
         if not isinstance(lock, bool):
-            side.fault(f"SaturationSpinLock is {lock!r}", "Write true or false")
-        if count < 1 or duration <= 0:
-            side.fault("MTNumberOfPulses and MTPulseDuration must be positive", mend)
-            count, duration = max(count, 1), 1.0
+            found = "is missing" if lock is None else f"is {lock!r}"
+            side.fault(
+                f"SaturationSpinLock {found}", "Write true if tips enclose each pulse, else false"
+            )
+        if duration <= 0:
+            side.fault("MTPulseDuration is 0", mend)
+            duration = 1.0
         definition = side.choice(
             "SaturationB1Definition",
             B1_DEFINITIONS,
@@ -214,7 +250,15 @@ class _Pulses:
                 )
             )
             return None
+        odd = _implausible(row)
+        if odd:
+            side.faults.append(Fault(context, f"row {number}: {odd}", "Correct the table"))
+            return None
         own = getattr(row, "saturation_pulses", float("nan"))
+        if not (pd.isna(own) or (own >= 1 and float(own).is_integer())):
+            what = f"row {number}: saturation_pulses is {own:g}, expected a whole number above 0"
+            side.faults.append(Fault(context, what, "Correct the table"))
+            return None
         count = self.count if pd.isna(own) else int(own)
         duration = float(total) if count == 1 else self.duration
         expected = count * duration + (count - 1) * self.delay
@@ -236,3 +280,13 @@ class _Pulses:
             self.delay if count > 1 else 0.0,
             "ideal" if self.lock else "none",
         )
+
+
+def _implausible(row: Any) -> str | None:
+    """What looks like another unit in a saturated row, if anything."""
+    offset, b1 = abs(row.saturation_offset), row.saturation_b1
+    if row.volume_type == "saturated" and offset > LARGEST_OFFSET_PPM:
+        return f"saturation_offset {row.saturation_offset:g} is no plausible ppm (Hz perhaps?)"
+    if b1 > LARGEST_B1_UT or 0 < b1 < SMALLEST_B1_UT:
+        return f"saturation_b1 {b1:g} is no plausible amplitude in uT (T, nT or Hz perhaps?)"
+    return None

@@ -95,7 +95,7 @@ def _newton_step(hessian: Array, gradient: Array, u: Array, damping: Array) -> t
 
 def _floor(dtype: np.dtype) -> float:
     """Signal error of one volume that arithmetic alone can cause."""
-    return 30.0 * float(np.finfo(dtype).eps)
+    return 100.0 * float(np.finfo(dtype).eps)
 
 
 def _minimize(
@@ -121,13 +121,15 @@ def _minimize(
         step, _ = _newton_step(hessian, gradient, s.u, s.damping)
         u = jnp.clip(s.u + step, 0.0, 1.0)
         cost, residual, jacobian = evaluate(u)
-        better = cost < s.cost
+        active = unsettled(s)  # a settled voxel stays as it is, whatever its neighbours do
+        better = active & (cost < s.cost)
         u, residual, jacobian = (
             jnp.where(better, new, old)
             for new, old in ((u, s.u), (residual, s.residual), (jacobian, s.jacobian))
         )
         cost = jnp.where(better, cost, s.cost)
-        damping = jnp.clip(jnp.where(better, s.damping * 0.2, s.damping * 6.0), 1e-5, _STUCK)
+        changed = jnp.clip(jnp.where(better, s.damping * 0.2, s.damping * 6.0), 1e-5, _STUCK)
+        damping = jnp.where(active, changed, s.damping)
         bare, held_gradient = _newton_step(*_normal_equations(jacobian, residual), u, 0 * damping)
         return _State(
             u,
@@ -139,9 +141,11 @@ def _minimize(
             s.iteration + 1,
         )
 
+    def unsettled(s: _State) -> Array:
+        return (s.step_sd > 0.1 * options.converged_sd) & (s.damping < _STUCK)
+
     def unfinished(s: _State) -> Array:
-        active = (s.step_sd > 0.1 * options.converged_sd) & (s.damping < _STUCK)
-        return (s.iteration < options.max_iterations) & jnp.any(active)
+        return (s.iteration < options.max_iterations) & jnp.any(unsettled(s))
 
     # with a Jacobian of zero the first step stays put, so the model is traced only once
     nothing = jnp.zeros_like(data[0])

@@ -55,7 +55,9 @@ def estimate(
 
 def _assemble(fit: least_squares.Fit, normalised: np.ndarray, scale: np.ndarray) -> Estimate:
     theta, covariance, fitted = (np.asarray(x) for x in (fit.theta, fit.covariance, fit.fitted))
-    converged, at_bound = np.asarray(fit.converged), np.asarray(fit.at_bound)
+    failed = ~(np.isfinite(theta).all(axis=0) & np.isfinite(covariance).all(axis=(0, 1)))
+    theta, covariance, fitted = (np.where(failed, 0, x) for x in (theta, covariance, fitted))
+    converged, at_bound = np.asarray(fit.converged) & ~failed, np.asarray(fit.at_bound)
     nrmse = _unit_norm_distance(fitted, normalised)
     spread = normalised - normalised.mean(axis=0)
     total = np.maximum(np.sum(spread**2, axis=0), np.finfo(normalised.dtype).tiny)

@@ -1,0 +1,165 @@
+"""Input checks: each fault has a sentence with file, finding and remedy; all come at once."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import problems
+import pytest
+import sessions
+
+from cestprep.bids.plan import plan_session
+from cestprep.bids.session import make_layout, select_session
+from cestprep.errors import InputError
+
+SERIES = "sub-01/ses-01/cest/sub-01_ses-01_acq-mt_cest"
+T1 = "sub-01/ses-01/anat/sub-01_ses-01_T1map"
+B1 = "sub-01/ses-01/fmap/sub-01_ses-01_TB1map"
+B0 = "sub-01/ses-01/fmap/sub-01_ses-01_fieldmap"
+MASK = "derivatives/masks/sub-01/ses-01/cest/sub-01_ses-01_desc-brain_mask"
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
+    return sessions.write(tmp_path_factory.mktemp("pristine") / "bids", shape=(4, 4, 1))
+
+
+@pytest.fixture
+def dataset(pristine, tmp_path):
+    return sessions.copy(pristine, tmp_path / "bids")
+
+
+def plan(root, assume_nominal=(), recipe="mouse-7t"):
+    masks = make_layout(root / "derivatives/masks", ["01"])
+    files = select_session(make_layout(root, ["01"]), {"masks": masks}, "01", "01")
+    return plan_session(files, problems.recipe(recipe), assume_nominal)
+
+
+def change_image(stem, change, affine=None):
+    def apply(root):
+        path = root / f"{stem}.nii.gz"
+        image = nib.load(path)
+        data = change(image.get_fdata(dtype=np.float32))
+        nib.save(nib.Nifti1Image(data, image.affine if affine is None else affine), path)
+
+    return apply
+
+
+def put(value, place=(2, 2, 0)):
+    def change(data):
+        data[place] = value
+        return data
+
+    return change
+
+
+def change_json(stem, **fields):
+    return lambda root: sessions.edit_json(root / f"{stem}.json", **fields)
+
+
+def remove(*names):
+    return lambda root: [(root / name).unlink() for name in names]
+
+
+def truncate(root):
+    path = root / f"{SERIES}.nii.gz"
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def same_target(root):
+    change_json(SERIES.replace("acq-mt", "acq-amide"), SaturationTarget=["semisolid"])(root)
+
+
+BREAKAGES = {
+    "truncated image": (truncate, "cannot be read as NIfTI"),
+    "text instead of image": (
+        lambda r: (r / f"{SERIES}.nii.gz").write_text("no image"),
+        "cannot be read as NIfTI",
+    ),
+    "rows and volumes": (
+        change_image(SERIES, lambda d: d[..., :-1]),
+        "has 30 volumes, but .* has 31 rows",
+    ),
+    "3D series": (change_image(SERIES, lambda d: d[..., 0]), "has 1 volumes"),
+    "NaN": (change_image(SERIES, put(np.nan, (2, 2, 0, 5))), r"NaN or infinite values in volumes \[6\]"),
+    "infinite": (change_image(SERIES, put(np.inf, (2, 2, 0, 5))), "NaN or infinite"),
+    "negative": (change_image(SERIES, put(-1, (2, 2, 0, 5))), "negative values"),
+    "no table": (remove(f"{SERIES}context.tsv"), "has no cestcontext.tsv"),
+    "broken sidecar": (lambda r: (r / f"{SERIES}.json").write_text("{"), "cannot be read as JSON"),
+    "sidecar is a list": (lambda r: (r / f"{SERIES}.json").write_text("[]"), "no JSON object"),
+    "no target": (change_json(SERIES, SaturationTarget=None), "found 0"),
+    "target of another type": (change_json(SERIES, SaturationTarget=3), "SaturationTarget is 3"),
+    "two series": (same_target, "found 2"),
+    "other field": (change_json(SERIES, MagneticFieldStrength=3), "is for 7 T"),
+    "frequency in Hz": (change_json(SERIES, SpectrometerFrequency=298.03e6), "resonate near 298"),
+    "no T1": (remove(f"{T1}.nii.gz", f"{T1}.json"), "no T1 map"),
+    "T1 in ms by sidecar": (change_json(T1, Units="ms"), "Units is 'ms', expected s"),
+    "T1 in ms by value": (change_image(T1, lambda d: 1000 * d), "median T1 in the mask is"),
+    "T1 of zeros": (change_image(T1, lambda d: 0 * d), "no value inside the mask"),
+    "4D T1": (change_image(T1, lambda d: np.stack([d, d], axis=-1)), "has 4 axes"),
+    "T1 on another grid": (change_image(T1, lambda d: d, np.eye(4)), "its grid"),
+    "T1 of another size": (change_image(T1, lambda d: d[:-1]), r"its grid \(3, 4, 1\)"),
+    "no B1": (remove(f"{B1}.nii.gz", f"{B1}.json"), "--assume-nominal B1"),
+    "B1 without unit": (change_json(B1, Units=None), "Units is None, expected percent"),
+    "B1 as factor called percent": (change_image(B1, lambda d: d / 100), "median B1 in the mask"),
+    "B0 without unit": (change_json(B0, Units=None), "Units is None, expected ppm or Hz"),
+    "B0 in rad/s": (change_json(B0, Units="rad/s"), "expected ppm or Hz"),
+    "no mask": (remove(f"{MASK}.nii.gz"), "no brain mask"),
+    "empty mask": (change_image(MASK, lambda d: 0 * d), "the brain mask is empty"),
+    "4D mask": (change_image(MASK, lambda d: np.stack([d, d], axis=-1)), "has 4 axes"),
+    "mask on another grid": (change_image(MASK, lambda d: d[:, :-1]), "Resample"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("breakage", "says"), BREAKAGES.values(), ids=BREAKAGES)
+def test_bad_input_is_named(dataset, breakage, says):
+    breakage(dataset)
+    with pytest.raises(InputError, match=says) as caught:
+        plan(dataset)
+    for fault in caught.value.faults:
+        assert str(fault.where)
+        assert fault.mend
+
+
+def test_pristine_session_is_planned(dataset):
+    planned = plan(dataset)
+    assert [p.stage.name for p in planned.stages] == ["mt", "amide"]
+    assert [a.quantity for a in planned.auxiliary] == ["T1", "T2", "B0", "B1"]
+    by_quantity = {a.quantity: a.to_si for a in planned.auxiliary}
+    assert by_quantity == {"T1": 1, "T2": 1, "B0": pytest.approx(1 / 298.03), "B1": 0.01}
+    text = planned.describe()
+    for word in ("acq-mt_cest.nii.gz", "31 volumes", "kssw 0-150 1/s", "desc-brain_mask"):
+        assert word in text
+
+
+def test_nominal_fields_only_on_request(dataset):
+    remove(*(f"{m}{e}" for m in (B0, B1) for e in (".nii.gz", ".json")))(dataset)
+    planned = plan(dataset, assume_nominal=("B0", "B1"))
+    assert [(a.quantity, a.nominal) for a in planned.auxiliary if not a.image] == [
+        ("B0", 0),
+        ("B1", 1),
+    ]
+
+
+def test_nominal_field_beside_a_map_is_a_contradiction(dataset):
+    with pytest.raises(InputError, match="contradicts the map"):
+        plan(dataset, assume_nominal=("B0",))
+
+
+def test_wrong_recipe_is_refused(dataset):
+    with pytest.raises(InputError, match="recipe brain-3t is for 3 T"):
+        plan(dataset, recipe="brain-3t")
+
+
+def test_everything_is_said_at_once(dataset):
+    change_json(SERIES, FlipAngle=None, M0Type=None)(dataset)
+    change_json(T1, Units="ms")(dataset)
+    remove(f"{MASK}.nii.gz")(dataset)
+    with pytest.raises(InputError) as caught:
+        plan(dataset)
+    assert len(caught.value.faults) == 4
+
+
+def test_zeros_in_t1_are_left_out_not_refused(dataset):
+    change_image(T1, put(0))(dataset)
+    assert plan(dataset)

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture
+def x64():
+    """Run a test in float64."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of real scans beside the repository."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("needs ../shared/data (real scans, not part of the repository)")
+    return SHARED

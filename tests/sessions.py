@@ -1,0 +1,59 @@
+"""Small synthetic sessions for tests, and ways to run the program on them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import problems
+
+from cestprep.bids.demo import DemoOptions, write_demo
+
+
+def write(root: Path, recipe: str = "mouse-7t", shape=(8, 8, 1), seed: int = 0) -> Path:
+    """A synthetic dataset with one session ``sub-01_ses-01``."""
+    options = DemoOptions(
+        problems.recipe(recipe),
+        frequency_mhz=298.03 if recipe == "mouse-7t" else 123.25,
+        pulsed=recipe != "mouse-7t",
+        shape=shape,
+        seed=seed,
+    )
+    write_demo(root, options)
+    return root
+
+
+def copy(source: Path, target: Path) -> Path:
+    """A dataset that may be broken."""
+    shutil.copytree(source, target)
+    return target
+
+
+def arguments(
+    bids: Path, out: Path, work: Path, *extra: str, recipe: str = "mouse-7t"
+) -> list[str]:
+    """Command line of a participant-level run with the dataset's own masks."""
+    masks = f"masks={bids / 'derivatives/masks'}"
+    return [str(bids), str(out), "participant", "--recipe", recipe, "--derivatives", masks,
+            "-w", str(work), *extra]  # fmt: skip
+
+
+def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run the program as a user does, in a process of its own."""
+    command = [sys.executable, "-m", "cestprep", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=900)
+
+
+def status(out: Path) -> dict:
+    """Content of the newest status file."""
+    newest = max(out.glob("logs/*/status.json"), key=lambda p: p.stat().st_mtime_ns)
+    return json.loads(newest.read_text())
+
+
+def edit_json(path: Path, **fields) -> None:
+    """Change fields of a JSON file; None takes a field out."""
+    content = json.loads(path.read_text()) | fields
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))

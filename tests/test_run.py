@@ -1,0 +1,172 @@
+"""The program end to end on a synthetic session with known truth."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import sessions
+
+CEST = "sub-01/ses-01/cest/sub-01_ses-01"
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """Folder of a finished run: bids, out, work."""
+    root = tmp_path_factory.mktemp("run")
+    sessions.write(root / "bids")
+    result = sessions.run(sessions.arguments(root / "bids", root / "out", root / "work"))
+    assert result.returncode == 0, result.stderr
+    return root
+
+
+def again(done, *extra, recipe="mouse-7t"):
+    arguments = sessions.arguments(
+        done / "bids", done / "out", done / "work", *extra, recipe=recipe
+    )
+    result = sessions.run(arguments)
+    return result, sessions.status(done / "out")
+
+
+def load(done, name):
+    return nib.load(done / "out" / f"{CEST}_{name}.nii.gz").get_fdata()
+
+
+def estimated(done, parameter, stat=""):
+    acq, model = ("mt", "bm2poolmt") if parameter in ("fss", "kssw") else ("amide", "bm3pool")
+    return load(
+        done,
+        f"acq-{acq}_space-cestref_model-{model}_param-{parameter}{stat}_desc-voxelwise_cestmap",
+    )
+
+
+@pytest.mark.parametrize("parameter", ["fss", "kssw", "fs", "ksw"])
+def test_estimates_cover_the_truth(done, parameter):
+    model = "bm2poolmt" if parameter in ("fss", "kssw") else "bm3pool"
+    acq = "mt" if model == "bm2poolmt" else "amide"
+    stem = f"{CEST}_acq-{acq}_space-cestref_model-{model}"
+    folder = done / "bids/derivatives/truth"
+    truth = nib.load(folder / f"{stem}_param-{parameter}_desc-truth_cestmap.nii.gz").get_fdata()
+    tissue = nib.load(
+        done / "bids/derivatives/masks/sub-01/ses-01/anat/sub-01_ses-01_seg-tissue_dseg.nii.gz"
+    ).get_fdata()
+    valid = load(done, f"acq-{acq}_space-cestref_model-{model}_label-valid_desc-voxelwise_mask")
+    inside = (valid > 0) & (tissue > 1)  # CSF has next to nothing to estimate
+    assert inside.sum() > 20
+    z = (estimated(done, parameter) - truth)[inside] / estimated(done, parameter, "_stat-std")[
+        inside
+    ]
+    assert np.mean(np.abs(z) < 3) > 0.95
+    assert abs(np.median(z)) < 0.5
+    low, high = (estimated(done, parameter, f"_stat-{s}") for s in ("cilower", "ciupper"))
+    covered = (low <= truth) & (truth <= high)
+    assert 0.8 < covered[inside].mean() <= 1
+
+
+def test_every_image_has_a_sidecar_with_units_and_no_nan(done):
+    images = sorted((done / "out").rglob("*.nii.gz"))
+    assert len(images) == 2 * (4 * 2 + 7) + 1
+    for path in images:
+        assert np.isfinite(nib.load(path).get_fdata()).all(), path
+        fields = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
+        if path.name.endswith("_cestmap.nii.gz"):
+            assert fields["Units"]
+            assert fields["Model"]["Solver"] == "general"
+            assert fields["Model"]["MTConvention"] == "z"
+            assert fields["Model"]["NoiseSource"] == "residual"
+            assert fields["Estimator"]["Name"] == "voxelwise"
+            assert fields["SkullStripped"] is True
+
+
+def test_sources_resolve(done):
+    path = next((done / "out").rglob("*param-fs_desc-voxelwise_cestmap.json"))
+    links = json.loads((done / "out/dataset_description.json").read_text())["DatasetLinks"]
+    sources = json.loads(path.read_text())["Sources"]
+    assert len(sources) == 6  # series, mask, T1, T2, B0, B1
+    for uri in sources:
+        name, _, relative = uri.removeprefix("bids:").partition(":")
+        assert (done / links[name].removeprefix("file://") / relative).exists(), uri
+
+
+def test_covariance_matches_standard_deviations(done):
+    stem = "acq-mt_space-cestref_model-bm2poolmt"
+    cov = load(done, f"{stem}_stat-cov_desc-voxelwise_cestmap")
+    for volume, parameter in ((0, "fss"), (2, "kssw")):
+        sd = estimated(done, parameter, "_stat-std")
+        np.testing.assert_allclose(cov[..., volume], sd**2, rtol=1e-4, atol=1e-12)
+    valid = load(done, f"{stem}_label-valid_desc-voxelwise_mask") > 0
+    corr = load(done, f"{stem}_stat-corr_desc-voxelwise_cestmap")[valid]
+    assert (np.abs(corr) <= 1).all()
+    assert np.median(corr) < -0.3  # fraction and rate trade against each other
+
+
+def test_outside_the_mask(done):
+    codes = load(done, "acq-mt_space-cestref_model-bm2poolmt_stat-validity_desc-voxelwise_cestmap")
+    mask = nib.load(done / f"bids/derivatives/masks/{CEST}_desc-brain_mask.nii.gz").get_fdata() > 0
+    assert (codes[~mask] == 1).all()
+    assert (codes[mask] != 1).all()
+    assert (estimated(done, "fss")[~mask] == 0).all()
+
+
+def test_quality_table(done):
+    table = pd.read_csv(done / "out" / f"{CEST}_acq-mt_qc.tsv", sep="\t")
+    assert list(table["parameter"]) == ["fss", "kssw"]
+    assert set(table["method"]) == {"voxelwise"}
+    assert (table["n_valid"] <= table["n_mask"]).all()
+    assert 0 < table["median_nrmse_percent"].iloc[0] < 5
+
+
+def test_report_is_one_file_without_network(done):
+    page = (done / "out/sub-01_ses-01.html").read_text()
+    assert not re.search(r"(?:src|href)\s*=\s*[\"']?\s*(?:https?:)?//", page)
+    assert "url(" not in page
+    assert "@import" not in page
+    assert page.count("data:image/png;base64,") >= 8
+    for word in ("fss", "kssw", "percent", "1/s", "Validity", "SaturationTarget semisolid"):
+        assert word in page
+
+
+def test_same_command_runs_nothing(done):
+    before = {p: p.stat().st_mtime_ns for p in (done / "out").rglob("*.nii.gz")}
+    result, status = again(done)
+    assert result.returncode == 0
+    assert [s["nodes_run"] for s in status["sessions"]] == [0]
+    assert status["sessions"][0]["nodes_cached"] == 7
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+def test_other_nprocs_runs_nothing(done):
+    _, status = again(done, "--nprocs", "1")
+    assert [s["nodes_run"] for s in status["sessions"]] == [0]
+
+
+def test_deleted_map_is_written_again_and_nothing_refitted(done):
+    path = next((done / "out").rglob("*param-fss_desc-voxelwise_cestmap.nii.gz"))
+    content = nib.load(path).get_fdata()
+    path.unlink()
+    _, status = again(done)
+    assert status["sessions"][0]["nodes_run"] == 1
+    np.testing.assert_array_equal(nib.load(path).get_fdata(), content)
+
+
+def test_failed_session_says_so_and_recovers(done):
+    sidecar = done / "bids" / f"{CEST}_acq-mt_cest.json"
+    whole = sidecar.read_text()
+    sessions.edit_json(sidecar, SaturationB1Definition=None)
+    result, status = again(done)
+    sidecar.write_text(whole)
+    assert result.returncode == 65
+    assert status["exit_code"] == 65
+    assert status["sessions"][0]["status"] == "bad input"
+    assert "Traceback" not in result.stderr
+    page = (done / "out/sub-01_ses-01.html").read_text()
+    assert "Not processed" in page
+    assert "SaturationB1Definition is missing" in page
+    result, status = again(done)
+    assert result.returncode == 0
+    assert status["sessions"][0]["nodes_run"] == 1  # the report
+    assert "Not processed" not in (done / "out/sub-01_ses-01.html").read_text()
