@@ -24,10 +24,8 @@ def done(tmp_path_factory):
     return root
 
 
-def again(done, *extra, recipe="mouse-7t"):
-    arguments = sessions.arguments(
-        done / "bids", done / "out", done / "work", *extra, recipe=recipe
-    )
+def again(done, *extra):
+    arguments = sessions.arguments(done / "bids", done / "out", done / "work", *extra)
     result = sessions.run(arguments)
     return result, sessions.status(done / "out")
 
@@ -85,8 +83,9 @@ def test_every_image_has_a_sidecar_with_units_and_no_nan(done):
 def test_sources_resolve(done):
     path = next((done / "out").rglob("*param-fs_desc-voxelwise_cestmap.json"))
     links = json.loads((done / "out/dataset_description.json").read_text())["DatasetLinks"]
+    links[""] = str(done / "out")
     sources = json.loads(path.read_text())["Sources"]
-    assert len(sources) == 6  # series, mask, T1, T2, B0, B1
+    assert len(sources) == 9  # series, mask, T1, T2, B0, B1, two MT maps and their covariance
     for uri in sources:
         name, _, relative = uri.removeprefix("bids:").partition(":")
         assert (done / links[name].removeprefix("file://") / relative).exists(), uri
@@ -153,20 +152,43 @@ def test_deleted_map_is_written_again_and_nothing_refitted(done):
     np.testing.assert_array_equal(nib.load(path).get_fdata(), content)
 
 
-def test_failed_session_says_so_and_recovers(done):
+def test_deleted_sidecar_is_written_again(done):
+    path = next((done / "out").rglob("*param-fss_desc-voxelwise_cestmap.json"))
+    path.unlink()
+    _, status = again(done)
+    assert status["sessions"][0]["nodes_run"] == 1
+    assert json.loads(path.read_text())["Units"] == "percent"
+
+
+def without_b1_definition(done):
+    """Run with a broken sidecar, then put it right."""
     sidecar = done / "bids" / f"{CEST}_acq-mt_cest.json"
     whole = sidecar.read_text()
     sessions.edit_json(sidecar, SaturationB1Definition=None)
-    result, status = again(done)
-    sidecar.write_text(whole)
-    assert result.returncode == 65
-    assert status["exit_code"] == 65
-    assert status["sessions"][0]["status"] == "bad input"
-    assert "Traceback" not in result.stderr
+    try:
+        return again(done)
+    finally:
+        sidecar.write_text(whole)
+
+
+def test_bad_input_fails_the_session_in_words_and_leaves_earlier_results(done):
     page = (done / "out/sub-01_ses-01.html").read_text()
-    assert "Not processed" in page
-    assert "SaturationB1Definition is missing" in page
+    result, status = without_b1_definition(done)
+    assert result.returncode == status["exit_code"] == 65
+    assert status["sessions"][0]["status"] == "bad input"
+    assert "SaturationB1Definition is missing" in status["sessions"][0]["errors"][0]
+    assert "SaturationB1Definition is missing" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert (done / "out/sub-01_ses-01.html").read_text() == page
+
+
+def test_bad_input_of_a_new_session_gets_an_error_page_which_success_replaces(done):
+    page = done / "out/sub-01_ses-01.html"
+    page.unlink()
+    without_b1_definition(done)
+    assert "Not processed" in page.read_text()
+    assert "SaturationB1Definition is missing" in page.read_text()
     result, status = again(done)
     assert result.returncode == 0
     assert status["sessions"][0]["nodes_run"] == 1  # the report
-    assert "Not processed" not in (done / "out/sub-01_ses-01.html").read_text()
+    assert "Not processed" not in page.read_text()

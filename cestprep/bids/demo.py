@@ -16,6 +16,12 @@ from cestprep.inference.recipe import Recipe, Stage
 from cestprep.phantom.head import LABELS, Head, fingerprinting_protocol, make_head, noisy_signal
 from cestprep.physics.protocol import Protocol
 
+README = """\
+Synthetic session made by `cestprep-tools demo` with recipe {options.recipe.name} at
+{options.frequency_mhz} MHz: a head of grey and white matter with ventricles, Rician noise (SNR
+{options.snr:g} of fully relaxed water), seed {options.seed}. Brain mask and tissue labels are in
+derivatives/masks, the true parameters in derivatives/truth. T1, T2, B0 and B1 maps are exact.
+"""
 SIGNAL = 1000.0  # image units of m0 = 1
 TARGET_OFFSETS = {"semisolid": (6.0, 14.0), "amide": (3.5, 3.5)}
 #: Raw map: suffix, datatype, parameter, factor to file units, sidecar.
@@ -58,8 +64,7 @@ def write_demo(root: Path, options: DemoOptions, subject: str = "01", session: s
     like.header.set_xyzt_units("mm")
     where = f"sub-{subject}/ses-{session}", f"sub-{subject}_ses-{session}"
     _dataset(root, "cestprep synthetic session", "raw")
-    write_text(root / "README.md", "Synthetic session made by `cestprep-tools demo`.\n")
-    write_text(root / ".bidsignore", "\n".join(["**/cest", "*_cest.*", "*_cestcontext.*"]) + "\n")
+    write_text(root / "README.md", README.format(options=options))
     for number, stage in enumerate(options.recipe.stages):
         _write_series(root, where, head, like, options, stage, number)
     for suffix, datatype, parameter, factor, sidecar in RAW_MAPS:
@@ -85,6 +90,7 @@ def write_demo(root: Path, options: DemoOptions, subject: str = "01", session: s
 
 
 def _dataset(root: Path, name: str, kind: str) -> None:
+    write_text(root / ".bidsignore", "\n".join(["**/cest", "*_cest.*", "*_cestcontext.*"]) + "\n")
     write_json(
         root / "dataset_description.json",
         {
@@ -179,8 +185,9 @@ def _write_truth(root: Path, where: tuple[str, str], head: Head, like: nib.Nifti
                  recipe: Recipe) -> None:  # fmt: skip
     _dataset(root, "True parameters", "derivative")
     for stage in recipe.stages:
+        shared = {"Model": {"Name": stage.model}, "Estimator": {"Name": "truth"}}
         for free in stage.free:
             stem = (f"{where[0]}/cest/{where[1]}_acq-{stage.name}_space-cestref_model-{stage.model}"
                     f"_param-{free.name}_desc-truth_cestmap")  # fmt: skip
             values = head.parameters[free.parameter] / free.to_si
-            _image(root, stem, head.volume(values), like, {"Units": free.unit})
+            _image(root, stem, head.volume(values), like, {"Units": free.unit, **shared})

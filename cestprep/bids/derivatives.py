@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 
 from cestprep import __version__
-from cestprep.bids.files import load_image, write_image, write_json, write_text
+from cestprep.bids.files import load_image, read_json, write_image, write_json, write_text
 from cestprep.bids.plan import SessionPlan, StagePlan
 from cestprep.bids.spec import DERIVATIVE_BIDSIGNORE, PYBIDS_CONFIG
-from cestprep.errors import Fault, UsageError
-from cestprep.inference.estimate import LEVELS, Estimate
+from cestprep.errors import Fault, InputError, UsageError
+from cestprep.inference.estimate import LEVELS, Estimate, Validity
 from cestprep.physics.simulate import SOLVER
 
 CREDIBLE_LEVEL = 0.95
+INTERVAL = "Gaussian, cut at the bounds; the whole range where a parameter lies at its bound"
 #: Two-sided Gaussian quantile of `CREDIBLE_LEVEL`.
 GAUSSIAN_QUANTILE = 1.959964
 
@@ -30,68 +31,120 @@ def _patterns() -> list[str]:
     return patterns
 
 
-def derivative_path(
-    out_dir: Path,
-    subject: str,
-    session: str | None,
-    datatype: str,
-    suffix: str,
-    extension: str = ".nii.gz",
-    **entities: str | None,
-) -> Path:
-    """Path of a derivative by the patterns of CEST-BIDS.
+@dataclass(frozen=True)
+class Sink:
+    """Where derivatives go and what they come from.
 
-    Raises
-    ------
-    ValueError
-        If no pattern takes all the entities.
+    Attributes
+    ----------
+    out_dir : Path
+    datasets : mapping of str to Path
+        Roots of the input datasets by name.
+    method : str
+        Estimation method, ``desc-<method>``.
     """
-    from bids.layout.writing import build_path
 
-    wanted = {"subject": subject, "session": session, "datatype": datatype, "suffix": suffix}
-    wanted |= {"extension": extension, **entities}
-    path = build_path({k: v for k, v in wanted.items() if v}, _patterns(), strict=True)
-    if path is None:
-        raise ValueError(f"no CEST-BIDS path pattern takes {wanted}")
-    return out_dir / str(path)
+    out_dir: Path
+    datasets: Mapping[str, Path]
+    method: str
+
+    def path(
+        self, session: SessionPlan, suffix: str, extension: str = ".nii.gz", **entities: str
+    ) -> Path:
+        """Path of a derivative in ``cest/`` by the patterns of CEST-BIDS.
+
+        Raises
+        ------
+        ValueError
+            If no pattern takes all the entities.
+        """
+        from bids.layout.writing import build_path
+
+        wanted = {"subject": session.subject, "session": session.session, "datatype": "cest"}
+        wanted |= {"suffix": suffix, "extension": extension, **entities}
+        path = build_path({k: v for k, v in wanted.items() if v}, _patterns(), strict=True)
+        if path is None:
+            raise ValueError(f"no CEST-BIDS path pattern takes {wanted}")
+        return self.out_dir / str(path)
+
+    def map_path(
+        self, session: SessionPlan, plan: StagePlan, suffix: str = "cestmap", **entities: str
+    ) -> Path:
+        """Path of an estimated map of a stage."""
+        shared = {**plan.entities, "space": "cestref", "model": plan.stage.model}
+        return self.path(session, suffix, **shared, desc=self.method, **entities)
+
+    def reference_path(self, session: SessionPlan) -> Path:
+        """Path of the session's ``cestref``."""
+        return self.path(session, "cestref", desc="coreg")
+
+    def uri(self, path: Path) -> str:
+        """``bids:<dataset>:<path>`` of a file in one of the datasets (longest root wins)."""
+        roots = {**self.datasets, "": self.out_dir}
+        for name, root in sorted(roots.items(), key=lambda item: -len(str(item[1]))):
+            if path.is_relative_to(root):
+                return f"bids:{name}:{path.relative_to(root).as_posix()}"
+        return path.as_uri()
 
 
 def write_dataset(out_dir: Path, links: Mapping[str, Path]) -> None:
     """``dataset_description.json`` and ``.bidsignore``, before anything else is written.
 
+    Links of earlier runs into the same folder are kept.
+
     Raises
     ------
     UsageError
-        If the folder belongs to another program.
+        If the folder belongs to another program or to another raw dataset.
     """
     path = out_dir / "dataset_description.json"
-    if path.exists():
-        try:
-            names = [g.get("Name") for g in json.loads(path.read_text()).get("GeneratedBy", [])]
-        except (OSError, ValueError, AttributeError):
-            names = []
-        if "cestprep" not in names:
+    uris = {name: p.resolve().as_uri() for name, p in links.items()}
+    earlier = _earlier_links(path)
+    for name in uris.keys() & earlier.keys():
+        if earlier[name] != uris[name]:
             raise UsageError(
-                Fault(path, "the output folder was not made by cestprep", "Choose another folder")
+                Fault(
+                    path,
+                    f"was made with {name}={earlier[name]}, but now it is {uris[name]}",
+                    "Choose another output folder" + (" or name" if name != "raw" else ""),
+                )
             )
+    uris = earlier | uris
     description = {
         "Name": "cestprep derivatives",
         "BIDSVersion": "1.11.0",
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "cestprep", "Version": __version__}],
-        "SourceDatasets": [{"URL": links["raw"].resolve().as_uri()}],
-        "DatasetLinks": {name: p.resolve().as_uri() for name, p in links.items()},
+        "SourceDatasets": [{"URL": uri} for uri in uris.values()],
+        "DatasetLinks": uris,
     }
     write_json(path, description)
     write_text(out_dir / ".bidsignore", "\n".join(DERIVATIVE_BIDSIGNORE) + "\n")
 
 
-def bids_uri(path: Path, datasets: Mapping[str, Path]) -> str:
-    """``bids:<dataset>:<path>`` of a file in one of the named datasets (longest root wins)."""
-    for name, root in sorted(datasets.items(), key=lambda item: -len(str(item[1]))):
-        if path.is_relative_to(root):
-            return f"bids:{name}:{path.relative_to(root).as_posix()}"
-    return path.as_uri()
+def _earlier_links(path: Path) -> dict[str, str]:
+    """Links in an existing description by this program."""
+    if not path.exists():
+        if path.parent.is_dir() and any(path.parent.iterdir()):
+            raise UsageError(
+                Fault(
+                    path.parent,
+                    "is not empty and no output folder of cestprep",
+                    "Choose a new or empty folder",
+                )
+            )
+        return {}
+    try:
+        content = read_json(path)
+        names = [g.get("Name") for g in content.get("GeneratedBy", [])]
+        links: dict[str, str] = dict(content.get("DatasetLinks", {}))
+    except (InputError, AttributeError, TypeError, ValueError):
+        names, links = [], {}
+    if "cestprep" not in names:
+        raise UsageError(
+            Fault(path, "the output folder was not made by cestprep", "Choose another folder")
+        )
+    return links
 
 
 @dataclass(frozen=True)
@@ -109,20 +162,17 @@ def stage_outputs(plan: StagePlan, estimate: Estimate) -> Iterator[Output]:
     free = plan.stage.free
     to_file = np.array([1 / f.to_si for f in free])[:, None]
     mean, sd = estimate.mean * to_file, estimate.sd * to_file
+    at_bound = estimate.validity == Validity.AT_BOUND
     for i, f in enumerate(free):
-        units = {"Units": f.unit}
-        interval = {
-            **units,
-            "CredibleLevel": CREDIBLE_LEVEL,
-            "Interval": "Gaussian, cut at the bounds",
-        }
+        units = {"Units": f.unit, **({"Description": f.meaning} if f.meaning else {})}
+        interval = {**units, "CredibleLevel": CREDIBLE_LEVEL, "Interval": INTERVAL}
         reach = GAUSSIAN_QUANTILE * sd[i]
-        computed = sd[i] > 0
         yield Output({"param": f.name}, mean[i], units)
         yield Output({"param": f.name, "stat": "std"}, sd[i], units)
-        for stat, edge in (("cilower", mean[i] - reach), ("ciupper", mean[i] + reach)):
-            values = np.where(computed, np.clip(edge, f.low, f.high), 0)
-            yield Output({"param": f.name, "stat": stat}, values, interval)
+        low = np.where(at_bound, f.low, np.maximum(mean[i] - reach, f.low))
+        high = np.where(at_bound, f.high, np.minimum(mean[i] + reach, f.high))
+        for stat, edge in (("cilower", low), ("ciupper", high)):
+            yield Output({"param": f.name, "stat": stat}, np.where(sd[i] > 0, edge, 0), interval)
     yield from _joint_outputs(plan, estimate, to_file[:, 0])
     yield Output({"stat": "rsquared"}, estimate.r_squared, {"Units": "arbitrary"})
     yield Output(
@@ -175,17 +225,24 @@ def propagated_parameters(session: SessionPlan, plan: StagePlan) -> list[str]:
     return [name for name in names if name in plan.problem.known_parameters]
 
 
-def stage_fields(
-    session: SessionPlan, plan: StagePlan, method: str, title: str, datasets: Mapping[str, Path]
-) -> dict[str, Any]:
-    """Sidecar fields that all maps of a stage share."""
-    stage, problem = plan.stage, plan.problem
+def _sources(sink: Sink, session: SessionPlan, plan: StagePlan) -> list[str]:
+    """URIs of everything a stage's maps are made from."""
+    used = [a for a in session.auxiliary if a.parameter in plan.problem.known_parameters]
     sources = [plan.series.image, session.mask]
-    sources += [
-        a.image for a in session.auxiliary if a.image and a.parameter in problem.known_parameters
-    ]
-    nominal = [a.quantity for a in session.auxiliary if not a.image]
-    copied = ("MagneticFieldStrength", "SpectrometerFrequency", "SaturationTarget")
+    sources += [path for a in used for path in (a.image, a.sd) if path is not None]
+    for name in plan.inputs_from:
+        earlier = session.stage(name)
+        sources += [sink.map_path(session, earlier, param=f.name) for f in earlier.stage.free]
+        sources.append(sink.map_path(session, earlier, stat="cov"))
+    return [sink.uri(path) for path in sources]
+
+
+def stage_fields(
+    sink: Sink, session: SessionPlan, plan: StagePlan, algorithm: str
+) -> dict[str, Any]:
+    """Sidecar fields that all maps of a stage share; ``algorithm`` says the method in words."""
+    stage, problem = plan.stage, plan.problem
+    copied = ("MagneticFieldStrength", "SpectrometerFrequency", "SaturationTarget", "FlipAngle")
     return {
         "Model": {
             "Name": stage.model,
@@ -197,84 +254,60 @@ def stage_fields(
             },
             "MTConvention": problem.model.mt,
             "PoolsRebalance": problem.model.pools_rebalance,
+            "B1ScalesReadout": problem.model.b1_scales_readout,
             "Solver": SOLVER,
             "Normalization": problem.normalization,
             "NoiseSource": "residual",
             "Propagated": propagated_parameters(session, plan),
-            "AssumedNominal": nominal,
+            "AssumedNominal": [a.quantity for a in session.auxiliary if not a.image],
         },
-        "Estimator": {"Name": method, "Mode": "fit", "Recipe": session.recipe.name},
-        "EstimationAlgorithm": title,
+        "Estimator": {"Name": sink.method, "Mode": "fit", "Recipe": session.recipe.name},
+        "EstimationAlgorithm": algorithm,
         "ParameterBounds": {f.name: [f.low, f.high] for f in stage.free},
-        "Sources": [bids_uri(path, datasets) for path in sources],
+        "Sources": _sources(sink, session, plan),
+        "SpatialReference": sink.uri(sink.reference_path(session)),
         "SkullStripped": True,
         **{key: plan.series.fields[key] for key in copied if key in plan.series.fields},
     }
 
 
 def write_stage(
-    session: SessionPlan,
-    plan: StagePlan,
-    estimate: Estimate,
-    method: str,
-    fields: Mapping[str, Any],
-    out_dir: Path,
-    reference: Path,
+    sink: Sink, session: SessionPlan, plan: StagePlan, estimate: Estimate, algorithm: str
 ) -> list[Path]:
-    """Write all maps of a stage with sidecars; returns the paths of the images."""
+    """Write all maps of a stage with sidecars; returns the paths of all files."""
     like = load_image(session.mask)
     inside = np.asarray(like.dataobj) > 0
+    fields = stage_fields(sink, session, plan, algorithm)
     written = []
     for output in stage_outputs(plan, estimate):
-        path = derivative_path(
-            out_dir,
-            session.subject,
-            session.session,
-            "cest",
-            output.suffix,
-            acquisition=plan.acquisition,
-            space="cestref",
-            model=plan.stage.model,
-            desc=method,
-            **output.entities,
-        )
-        blank = 1 if output.entities.get("stat") == "validity" else 0  # 1: outside the mask
-        volumes = output.values.shape[:-1]
-        image = np.full((*inside.shape, *volumes), blank, _dtype(output.values))
+        path = sink.map_path(session, plan, output.suffix, **output.entities)
+        blank = Validity.OUTSIDE_MASK if output.entities.get("stat") == "validity" else 0
+        dtype = np.uint8 if output.values.dtype == np.uint8 else np.float32
+        image = np.full((*inside.shape, *output.values.shape[:-1]), blank, dtype)
         image[inside] = output.values.T
-        sidecar = {
-            **fields,
-            **output.fields,
-            "SpatialReference": bids_uri(reference, {"": out_dir}),
-        }
-        write_image(path, image, like)
-        write_json(path.with_name(path.name.replace(".nii.gz", ".json")), sidecar)
-        written.append(path)
+        written.append(write_image(path, image, like))
+        written.append(write_json(sidecar_path(path), {**fields, **output.fields}))
     return written
 
 
-def _dtype(values: np.ndarray) -> type:
-    return np.uint8 if values.dtype == np.uint8 else np.float32
+def sidecar_path(image: Path) -> Path:
+    """Name of an image's sidecar."""
+    return image.with_name(image.name.removesuffix(".nii.gz") + ".json")
 
 
-def write_reference(session: SessionPlan, out_dir: Path, datasets: Mapping[str, Path]) -> Path:
+def write_reference(sink: Sink, session: SessionPlan) -> list[Path]:
     """``cestref``: the M0 (else first) volume of the first stage's series, on its own grid."""
     first = session.stages[0]
-    path = reference_path(session, out_dir)
+    path = sink.reference_path(session)
     image = load_image(first.series.image)
-    is_m0 = first.problem.protocol.is_m0
-    volume = is_m0.index(True) if True in is_m0 else 0
-    write_image(path, image.get_fdata(dtype=np.float32)[..., volume], image)
-    sources = [bids_uri(first.series.image, datasets)]
-    write_json(
-        path.with_name(path.name.replace(".nii.gz", ".json")),
-        {"Sources": sources, "Volume": volume, "SkullStripped": False, "MotionCorrected": False},
-    )
-    return path
-
-
-def reference_path(session: SessionPlan, out_dir: Path) -> Path:
-    """Name of the session's ``cestref``."""
-    return derivative_path(
-        out_dir, session.subject, session.session, "cest", "cestref", desc="coreg"
-    )
+    volume = first.reference_volume
+    fields = {
+        "Sources": [sink.uri(first.series.image)],
+        "Volume": volume,
+        "SkullStripped": False,
+        "MotionCorrected": False,
+    }
+    return [
+        write_image(path, image.get_fdata(dtype=np.float32)[..., volume], image),
+        write_json(sidecar_path(path), fields),
+    ]

@@ -70,7 +70,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise InputError(
             Fault(path, f"cannot be read as JSON ({exc})", "Mend or replace the file")
         ) from None
@@ -93,9 +93,11 @@ def load_image(path: Path) -> nib.Nifti1Image:
         image = nib.load(path)
         if not isinstance(image, nib.Nifti1Image):
             raise ImageFileError("not a NIfTI image")
+        if image.get_data_dtype().kind not in "iuf":
+            raise ImageFileError(f"values of type {image.get_data_dtype()}, expected real numbers")
         image.get_fdata(dtype=np.float32)
-    except (OSError, EOFError, ValueError, ImageFileError) as exc:
-        reason = str(exc).split("\n")[0]
+    except Exception as exc:  # what nibabel, gzip and zlib raise on bad files is an open list
+        reason = str(exc).split("\n")[0] or type(exc).__name__
         raise InputError(
             Fault(path, f"cannot be read as NIfTI ({reason})", "Copy or convert the image again")
         ) from None

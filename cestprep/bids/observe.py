@@ -41,7 +41,7 @@ def observe(
             i = names.index(source.parameter)
             known[i], sd = auxiliary_values(source, mask)
             covariance[i, i] = sd**2
-            usable &= usable_auxiliary(source.quantity, known[i])
+            usable &= usable_auxiliary(source.quantity, known[i]) & np.isfinite(sd)
     _inherit(plan, earlier, known, covariance, usable)
     known[:, ~usable] = 0
     covariance[:, :, ~usable] = 0
@@ -55,7 +55,7 @@ def auxiliary_values(source: AuxiliarySource, mask: np.ndarray) -> tuple[np.ndar
         return zeros + source.nominal, zeros
     values = image_data(source.image)[mask] * source.to_si
     sd = zeros if source.sd is None else image_data(source.sd)[mask] * source.to_si
-    return values, np.where(np.isfinite(sd), sd, 0)
+    return values, sd
 
 
 def _inherit(

@@ -10,15 +10,16 @@ import nibabel as nib
 import numpy as np
 
 from cestprep.bids.files import image_data, load_image, same_grid
-from cestprep.bids.protocols import build_protocol, frequency_mhz, read_context
+from cestprep.bids.protocols import build_protocol, frequency_mhz, is_number, read_context
 from cestprep.bids.session import MAP_SUFFIXES, MapFile, Region, Series, SessionFiles, session_label
+from cestprep.bids.sidecars import source_entities
 from cestprep.errors import Fault, InputError
 from cestprep.inference.problem import InverseProblem
 from cestprep.inference.recipe import AUXILIARY, Recipe, Stage
 
 UNITS = {"T1": "s", "T2": "s", "B0": "ppm", "B1": "of nominal"}
 NOMINAL = {"B0": 0.0, "B1": 1.0}
-#: Plausible range of the median in the mask, in package units.
+#: Plausible values in package units; voxels outside count as missing.
 PLAUSIBLE = {"T1": (0.05, 10.0), "T2": (0.001, 5.0), "B0": (-5.0, 5.0), "B1": (0.2, 2.0)}
 
 
@@ -74,12 +75,21 @@ class StagePlan:
         return tuple(dict.fromkeys(stage for _, stage, _ in self.stage.inherited))
 
     @property
-    def acquisition(self) -> str | None:
-        """``acq`` label of the series; it only goes into file names."""
-        for part in self.series.image.name.split("_"):
-            if part.startswith("acq-"):
-                return part.removeprefix("acq-")
-        return None
+    def entities(self) -> dict[str, str]:
+        """Entities of the series (``acq``, ``run``, …); they only go into file names."""
+        return source_entities(self.series.image)
+
+    @property
+    def reference_volume(self) -> int:
+        """Index of the first unsaturated volume, else 0."""
+        is_m0 = self.problem.protocol.is_m0
+        return is_m0.index(True) if True in is_m0 else 0
+
+    @property
+    def unread(self) -> list[Path]:
+        """Files that belong to the series but that this version does not read."""
+        pulseq = self.series.image.with_name(self.series.image.name.split(".")[0] + ".seq")
+        return [pulseq] if pulseq.exists() else []
 
 
 @dataclass(frozen=True)
@@ -125,7 +135,12 @@ class SessionPlan:
             name = source.image.name if source.image else f"nominal {source.nominal:g} (asked for)"
             lines.append(f"  {source.quantity}: {name}" + (" with SD map" if source.sd else ""))
         lines.append(f"  mask: {self.mask.name}")
-        lines += [f"  region {r.name}: {r.image.name}" for r in self.regions]
+        lines += [f"  region {r.name}: {r.image.name} (found; not used yet)" for r in self.regions]
+        lines += [
+            f"  not read: {path.name} (Pulseq files are not read yet; table and sidecar count)"
+            for plan in self.stages
+            for path in plan.unread
+        ]
         lines += [
             f"  not used: {path.name} (no stage of the recipe asks for it)" for path in self.unused
         ]
@@ -151,7 +166,7 @@ def plan_session(files: SessionFiles, recipe: Recipe, assume_nominal: Sequence[s
     if files.mask is None:
         faults.append(
             Fault(
-                files.label,
+                files.folder,
                 "no brain mask (desc-brain_mask) was found",
                 "Give a derivative dataset that holds one: --derivatives masks=PATH",
             )
@@ -182,7 +197,7 @@ def _plan_stage(files: SessionFiles, recipe: Recipe, stage: Stage) -> StagePlan:
         )
         raise InputError(
             Fault(
-                files.label,
+                files.folder,
                 f"stage '{stage.name}' needs one series with SaturationTarget '{stage.target}', "
                 f"found {len(found)} (series and their targets: {others or 'none at all'})",
                 "Set SaturationTarget in the sidecars"
@@ -196,7 +211,7 @@ def _plan_stage(files: SessionFiles, recipe: Recipe, stage: Stage) -> StagePlan:
             Fault(series.image, "has no cestcontext.tsv", "Add the table (CEST-BIDS 1.1)")
         )
     field = series.fields.get("MagneticFieldStrength")
-    if not isinstance(field, int | float) or abs(field - recipe.field_t) > 0.1 * recipe.field_t:
+    if not is_number(field) or abs(field - recipe.field_t) > 0.1 * recipe.field_t:
         raise InputError(
             Fault(
                 series.image,
@@ -207,6 +222,10 @@ def _plan_stage(files: SessionFiles, recipe: Recipe, stage: Stage) -> StagePlan:
         )
     table = read_context(series.context)
     protocol = build_protocol(table, series.fields, series.image, series.context)
+    needed = len(stage.free) + 2
+    if protocol.n_volumes < needed:
+        what = f"has {protocol.n_volumes} volumes, too few to fit {len(stage.free)} parameters"
+        raise InputError(Fault(series.image, what, f"Supply at least {needed} volumes"))
     try:
         problem = InverseProblem.of_stage(recipe, stage, protocol)
     except ValueError as exc:
@@ -240,34 +259,37 @@ def _plan_auxiliary(
             choice = f", or accept the nominal value: --assume-nominal {quantity}"
             faults.append(
                 Fault(
-                    files.label,
+                    files.folder,
                     f"no {quantity} map ({suffix}) was found",
                     f"Add {suffix} to the dataset or give --derivatives NAME=PATH with one"
                     + (choice if quantity in NOMINAL else ""),
                 )
             )
         else:
-            factor = _unit_factor(quantity, found, stages, faults)
+            factor = _unit_factor(quantity, found, files.series, faults)
             sources.append(AuxiliarySource(quantity, found.image, found.sd, factor, found.dataset))
     return sources
 
 
 def _unit_factor(
-    quantity: str, found: MapFile, stages: Sequence[StagePlan], faults: list[Fault]
+    quantity: str, found: MapFile, series: Sequence[Series], faults: list[Fault]
 ) -> float:
     """Factor from the map's unit to s, ppm or 1."""
     unit = found.fields.get("Units")
+    sd_unit = found.sd_fields.get("Units", unit)
     accepted: dict[str | None, float]
     if quantity in ("T1", "T2"):
         accepted = {"s": 1.0, None: 1.0}  # BIDS: these maps are in seconds
     elif quantity == "B0":
-        frequencies = [frequency_mhz(p.series.fields) for p in stages]
-        accepted = {"ppm": 1.0}
-        if frequencies and frequencies[0]:
-            accepted["Hz"] = 1 / frequencies[0]
+        # without a frequency the series itself is at fault, which is said elsewhere
+        frequencies = [f for f in (frequency_mhz(s.fields) for s in series) if f]
+        accepted = {"ppm": 1.0, "Hz": 1 / frequencies[0] if frequencies else 1.0}
     else:
         accepted = {"percent": 0.01, "%": 0.01, "arbitrary": 1.0, "1": 1.0}
-    if unit in accepted:
+    if found.sd is not None and sd_unit != unit:
+        what = f"Units is {sd_unit!r}, but {found.image.name} is in {unit!r}"
+        faults.append(Fault(found.sd, what, "Give both maps in one unit"))
+    if (isinstance(unit, str) or unit is None) and unit in accepted:
         return accepted[unit]
     faults.append(
         Fault(
@@ -323,13 +345,15 @@ def _check_images(
     for plan in stages:
         faults += _check_series(plan, mask)
     for source in sources:
-        faults += _check_map(source, mask)
+        faults += _check_map(source, mask) + _check_sd(source, mask)
     return faults
 
 
 def _check_series(plan: StagePlan, mask: np.ndarray) -> list[Fault]:
     path, rows = plan.series.image, plan.problem.protocol.n_volumes
     data = image_data(path)
+    if data.ndim > 4:
+        return [Fault(path, f"has {data.ndim} axes", "Supply a 4D series")]
     volumes = data.shape[3] if data.ndim == 4 else 1
     if volumes != rows:
         return [
@@ -342,7 +366,7 @@ def _check_series(plan: StagePlan, mask: np.ndarray) -> list[Fault]:
     inside = data[mask]
     faults = []
     if not np.isfinite(inside).all():
-        bad = [int(v) for v in np.flatnonzero(~np.isfinite(inside).all(axis=0))]
+        bad = ", ".join(str(v + 1) for v in np.flatnonzero(~np.isfinite(inside).all(axis=0)))
         faults.append(
             Fault(path, f"holds NaN or infinite values in volumes {bad}", "Reconstruct the series")
         )
@@ -350,7 +374,30 @@ def _check_series(plan: StagePlan, mask: np.ndarray) -> list[Fault]:
         faults.append(
             Fault(path, "holds negative values in the mask", "Supply magnitude images, not phase")
         )
+    elif not inside.any():
+        faults.append(Fault(path, "is zero everywhere in the mask", "Check series and mask"))
+    elif not inside.any(axis=0).all():
+        empty = ", ".join(str(v + 1) for v in np.flatnonzero(~inside.any(axis=0)))
+        faults.append(
+            Fault(
+                path, f"volumes {empty} are zero everywhere in the mask", "Reconstruct the series"
+            )
+        )
     return faults
+
+
+def _check_sd(source: AuxiliarySource, mask: np.ndarray) -> list[Fault]:
+    if source.sd is None:
+        return []
+    values = image_data(source.sd)
+    if values.ndim != 3:
+        return [Fault(source.sd, f"has {values.ndim} axes", "Supply a 3D map")]
+    inside = values[mask]
+    if not np.isfinite(inside).any() or (inside < 0).any():
+        return [
+            Fault(source.sd, "is no map of standard deviations (negative or NaN)", "Correct it")
+        ]
+    return []
 
 
 def _check_map(source: AuxiliarySource, mask: np.ndarray) -> list[Fault]:
@@ -360,17 +407,16 @@ def _check_map(source: AuxiliarySource, mask: np.ndarray) -> list[Fault]:
     if values.ndim != 3:
         return [Fault(source.image, f"has {values.ndim} axes", "Supply a 3D map")]
     inside = values[mask] * source.to_si
-    usable = inside[np.isfinite(inside) & (inside != 0)]
-    if not usable.size:
+    if not np.any(np.isfinite(inside) & (inside != 0)):
         return [Fault(source.image, "holds no value inside the mask", "Supply another map")]
-    low, high = PLAUSIBLE[source.quantity]
-    median = float(np.median(usable))
-    if not low <= median <= high:
+    if usable_auxiliary(source.quantity, inside).mean() < 0.5:
+        low, high = PLAUSIBLE[source.quantity]
+        median = float(np.nanmedian(inside[np.isfinite(inside)]))
         return [
             Fault(
                 source.image,
-                f"median {source.quantity} in the mask is {median:g} after conversion, "
-                f"expected {low:g} to {high:g} {UNITS[source.quantity]}",
+                f"median {source.quantity} in the mask is {median:g} after conversion and most "
+                f"voxels lie outside {low:g} to {high:g} {UNITS[source.quantity]}",
                 "Check the unit of the map (BIDS: T1map and T2map in seconds) and its sidecar",
             )
         ]
@@ -378,6 +424,7 @@ def _check_map(source: AuxiliarySource, mask: np.ndarray) -> list[Fault]:
 
 
 def usable_auxiliary(quantity: str, values: np.ndarray) -> np.ndarray:
-    """Voxels whose auxiliary value can be used: finite, and positive but for B0."""
-    finite: np.ndarray = np.isfinite(values)
-    return finite if quantity == "B0" else finite & (values > 0)
+    """Voxels whose auxiliary value (package units) is finite and physically plausible."""
+    low, high = PLAUSIBLE[quantity]
+    usable: np.ndarray = np.isfinite(values) & (values >= low) & (values <= high)
+    return usable

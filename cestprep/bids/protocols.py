@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
+import numpy as np
 import pandas as pd
 
 from cestprep.bids.spec import B1_DEFINITIONS, CONTEXT_COLUMNS, M0_TYPES, VOLUME_TYPES
@@ -14,6 +15,9 @@ from cestprep.errors import Fault, InputError
 from cestprep.physics.constants import GAMMA_HZ_PER_UT
 from cestprep.physics.protocol import Block, Protocol, Readout, Recovery, Saturation, Spoil
 
+#: Columns the program reads; the optional ones may be absent.
+KNOWN_COLUMNS = (*CONTEXT_COLUMNS, "saturation_frequency", "saturation_pulses", "flip_angle")
+SIGNED_COLUMNS = ("saturation_offset", "saturation_frequency")
 #: Relative agreement asked of a table's duration with pulses and delays.
 DURATION_TOLERANCE = 1e-3
 #: Relative agreement asked of scanner frequency and field strength.
@@ -22,6 +26,8 @@ FREQUENCY_TOLERANCE = 0.05
 LARGEST_OFFSET_PPM = 200.0
 LARGEST_B1_UT = 100.0
 SMALLEST_B1_UT = 1e-3
+LONGEST_RECOVERY_S = 100.0
+LONGEST_SHOT_INTERVAL_S = 10.0
 
 
 def read_context(path: Path) -> pd.DataFrame:
@@ -43,22 +49,25 @@ def read_context(path: Path) -> pd.DataFrame:
         raise InputError(
             Fault(path, f"lacks the column(s) {', '.join(missing)}", "Add them (CEST-BIDS 1.1)")
         )
+    twice = [c for c in KNOWN_COLUMNS if f"{c}.1" in table]
+    if twice or table.empty:
+        what = f"has the column(s) {', '.join(twice)} twice" if twice else "has no rows"
+        raise InputError(Fault(path, what, "Give each column once and one row per volume"))
     faults = []
     unknown = sorted(set(table["volume_type"].dropna()) - set(VOLUME_TYPES))
     if unknown or table["volume_type"].isna().any():
-        faults.append(
-            Fault(
-                path,
-                f"has volume_type {unknown or 'n/a'}, expected {', '.join(VOLUME_TYPES)}",
-                "Correct the column volume_type",
-            )
-        )
-    for column in CONTEXT_COLUMNS[1:]:
-        if not pd.api.types.is_numeric_dtype(table[column]):
+        what = f"has volume_type {unknown or 'n/a'}, expected {', '.join(VOLUME_TYPES)}"
+        faults.append(Fault(path, what, "Correct the column volume_type"))
+    for column in KNOWN_COLUMNS[1:]:
+        if column not in table:
+            continue
+        if not pd.api.types.is_numeric_dtype(table[column]) or table[column].dtype == bool:
             faults.append(
                 Fault(path, f"column {column} holds text", "Write numbers, or n/a where undefined")
             )
-        elif column != "saturation_offset" and (table[column] < 0).any():
+        elif np.isinf(table[column]).any():
+            faults.append(Fault(path, f"column {column} is infinite", "Write finite numbers"))
+        elif column not in SIGNED_COLUMNS and (table[column] < 0).any():
             faults.append(Fault(path, f"column {column} is negative", "Write numbers >= 0"))
     if faults:
         raise InputError(*faults)
@@ -71,13 +80,38 @@ class _Sidecar:
     def __init__(self, fields: Mapping[str, Any], where: Path) -> None:
         self.fields, self.where = fields, where
         self.faults: list[Fault] = []
+        self._rows: dict[tuple[str, str], list[int]] = {}
+
+    def row_fault(self, number: int, what: str, mend: str) -> None:
+        """Note what is wrong with a row; equal notes are joined by `collect_rows`."""
+        self._rows.setdefault((what, mend), []).append(number)
+
+    def collect_rows(self, context: Path) -> None:
+        """Turn the notes on rows into faults of the table."""
+        for (what, mend), rows in self._rows.items():
+            shown = ", ".join(map(str, rows[:5])) + (", …" if len(rows) > 5 else "")
+            where = f"row{'s' if len(rows) > 1 else ''} {shown}"
+            self.faults.append(Fault(context, f"{where}: {what}", mend))
+
+    def check_frequency_column(self, number: int, row: Any, frequency: float | None) -> None:
+        """Compare an offset in Hz, where one is given, with the one in ppm."""
+        hertz = getattr(row, "saturation_frequency", float("nan"))
+        if pd.isna(hertz) or pd.isna(row.saturation_offset) or not frequency:
+            return
+        expected = row.saturation_offset * frequency
+        if abs(hertz - expected) > 0.01 * abs(expected) + 1:
+            what = (
+                f"saturation_frequency is {hertz:g} Hz, but {row.saturation_offset:g} ppm at "
+                f"{frequency:g} MHz are {expected:g} Hz"
+            )
+            self.row_fault(number, what, "Make the two columns agree")
 
     def fault(self, what: str, mend: str) -> None:
         self.faults.append(Fault(self.where, what, mend))
 
     def number(self, key: str, unit: str, mend: str, default: float | None = None) -> float:
         value = self.fields.get(key, default)
-        if _is_number(value) and value >= 0:
+        if is_number(value) and value >= 0:
             return float(value)
         found = "is missing" if value is None else f"is {value!r}"
         self.fault(f"{key} {found}, expected a number in {unit}", mend)
@@ -102,12 +136,17 @@ class _Sidecar:
 def frequency_mhz(fields: Mapping[str, Any]) -> float | None:
     """Scanner frequency in MHz (``ImagingFrequency`` is what dcm2niix calls it), if given."""
     value = fields.get("SpectrometerFrequency", fields.get("ImagingFrequency"))
-    return float(value) if _is_number(value) and value > 0 else None
+    return float(value) if is_number(value) and value > 0 else None
 
 
-def _is_number(value: Any) -> TypeGuard[float]:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a JSON value is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
 
 
 def build_protocol(
@@ -138,25 +177,25 @@ def build_protocol(
         )
     else:
         _check_frequency(side, frequency)
-    if table.empty:
-        side.faults.append(Fault(context, "has no rows", "Give one row per volume"))
     _check_m0(side, table, context)
     readout = _readout(side)
     pulses = _Pulses.of(side)
     blocks: list[Block] = []
     rows: list[Any] = list(table.itertuples(index=False))
     for number, row in enumerate(rows, start=1):
-        if pd.isna(row.recovery_time):
-            side.faults.append(
-                Fault(context, f"row {number}: recovery_time is n/a", "Write seconds (0 if none)")
-            )
+        if pd.isna(row.recovery_time) or row.recovery_time > LONGEST_RECOVERY_S:
+            found = "n/a" if pd.isna(row.recovery_time) else f"{row.recovery_time:g}"
+            side.row_fault(number, f"recovery_time is {found}, expected seconds", "Correct it")
             continue
         blocks.append(Recovery(float(row.recovery_time)))
-        saturation = pulses.saturation(row, number, context, side)
+        saturation = pulses.saturation(row, number, side)
         blocks += [saturation, Spoil()] if saturation else []
+        side.check_frequency_column(number, row, frequency)
         angle = getattr(row, "flip_angle", float("nan"))
         own = readout.flip_angle_deg if pd.isna(angle) else float(angle)
         blocks.append(Readout(own, readout.n_shots, readout.shot_interval_s))
+    pulses.check_duration(table, side)
+    side.collect_rows(context)
     if side.faults:
         raise InputError(*side.faults)
     is_m0 = tuple(bool(v) for v in table["volume_type"] == "m0scan")
@@ -177,23 +216,29 @@ def _check_frequency(side: _Sidecar, frequency: float) -> None:
 def _check_m0(side: _Sidecar, table: pd.DataFrame, context: Path) -> None:
     kind = side.choice("M0Type", M0_TYPES, "Say in the sidecar where the unsaturated volume is")
     has_m0 = bool((table["volume_type"] == "m0scan").any())
+    if not (table["volume_type"] == "saturated").any():
+        side.faults.append(Fault(context, "has no saturated row", "Correct the column volume_type"))
     if kind == "Included" and not has_m0:
         side.faults.append(
             Fault(context, "has no m0scan row although M0Type is 'Included'", "Correct either")
         )
-    if kind == "Absent" and has_m0:
+    if kind != "Included" and has_m0:
         side.faults.append(
-            Fault(context, "has an m0scan row although M0Type is 'Absent'", "Correct either")
+            Fault(context, f"has an m0scan row although M0Type is '{kind}'", "Correct either")
         )
 
 
 def _readout(side: _Sidecar) -> Readout:
     mend = "The readout determines the magnetisation each volume starts from; add it to the sidecar"
     flip = side.number("FlipAngle", "degrees", mend)
+    if flip > 180:
+        side.fault(f"FlipAngle is {flip:g}, expected at most 180 degrees", mend)
     shots = side.count("NumberShots", "shots per volume", mend)
     interval = 0.0
     if shots > 1:
         interval = side.number("RepetitionTimeExcitation", "s between shots", mend)
+        if not 0 < interval <= LONGEST_SHOT_INTERVAL_S:
+            side.fault(f"RepetitionTimeExcitation is {interval:g}, expected seconds", mend)
     return Readout(flip, shots, interval)
 
 
@@ -236,49 +281,51 @@ class _Pulses:
         # a rectangular pulse has one amplitude; cwpe is its rms over the whole module
         return cls(count, duration, delay, bool(lock), duty**-0.5 if definition == "cwpe" else 1.0)
 
-    def saturation(self, row: Any, number: int, context: Path, side: _Sidecar) -> Saturation | None:
+    def check_duration(self, table: pd.DataFrame, side: _Sidecar) -> None:
+        """A single pulse may differ in length between rows, but not from the sidecar in all."""
+        durations = table.loc[table["volume_type"] == "saturated", "saturation_duration"]
+        away = (durations - self.duration).abs() > DURATION_TOLERANCE * self.duration
+        if self.count == 1 and len(durations) and away.all():
+            side.fault(
+                f"MTPulseDuration is {self.duration:g} s, which no saturation_duration equals",
+                "Make table and sidecar agree",
+            )
+
+    def saturation(self, row: Any, number: int, side: _Sidecar) -> Saturation | None:
         """Saturation of a table row; None where nothing is played."""
         b1, offset, total = row.saturation_b1, row.saturation_offset, row.saturation_duration
+        if row.volume_type == "noRF" and b1 > 0:
+            side.row_fault(number, f"noRF with a saturation_b1 of {b1:g}", "Correct either")
         if row.volume_type == "noRF" or (row.volume_type == "m0scan" and not b1 > 0):
             return None
         if pd.isna(b1) or pd.isna(offset) or pd.isna(total) or total <= 0:
-            side.faults.append(
-                Fault(
-                    context,
-                    f"row {number}: offset, B1 and duration of a saturated volume must be given",
-                    "Fill in the n/a",
-                )
-            )
-            return None
-        odd = _implausible(row)
-        if odd:
-            side.faults.append(Fault(context, f"row {number}: {odd}", "Correct the table"))
+            what = "offset, B1 and duration of a saturated volume must be given"
+            side.row_fault(number, what, "Fill in the n/a")
             return None
         own = getattr(row, "saturation_pulses", float("nan"))
+        odd = _implausible(row)
         if not (pd.isna(own) or (own >= 1 and float(own).is_integer())):
-            what = f"row {number}: saturation_pulses is {own:g}, expected a whole number above 0"
-            side.faults.append(Fault(context, what, "Correct the table"))
+            odd = f"saturation_pulses is {own:g}, expected a whole number above 0"
+        if odd:
+            side.row_fault(number, odd, "Correct the table")
             return None
         count = self.count if pd.isna(own) else int(own)
         duration = float(total) if count == 1 else self.duration
         expected = count * duration + (count - 1) * self.delay
         if abs(expected - total) > DURATION_TOLERANCE * total:
-            side.faults.append(
-                Fault(
-                    context,
-                    f"row {number}: saturation_duration is {total} s, but {count} pulses of "
-                    f"{duration} s with {self.delay} s between take {expected:g} s",
-                    "Make table and sidecar agree",
-                )
+            what = (
+                f"saturation_duration is {total:g} s, but {count} pulses of {duration:g} s with "
+                f"{self.delay:g} s between take {expected:g} s"
             )
+            side.row_fault(number, what, "Make table and sidecar agree")
             return None
         return Saturation(
-            float(offset),
-            float(b1) * self.to_rms,
-            duration,
-            count,
-            self.delay if count > 1 else 0.0,
-            "ideal" if self.lock else "none",
+            offset_ppm=float(offset),
+            b1_ut=float(b1) * self.to_rms,
+            pulse_duration_s=duration,
+            n_pulses=count,
+            pulse_delay_s=self.delay if count > 1 else 0.0,
+            spin_lock="ideal" if self.lock else "none",
         )
 
 

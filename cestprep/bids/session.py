@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cestprep.bids.sidecars import applicable, metadata
+from cestprep.bids.sidecars import applicable, metadata, parse_name
 from cestprep.bids.spec import PYBIDS_CONFIG
 from cestprep.errors import Fault, InputError, UsageError
 
@@ -29,18 +29,29 @@ class Series:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Pools the series saturates, from ``SaturationTarget``."""
-        value = self.fields.get("SaturationTarget", ())
-        return (value,) if isinstance(value, str) else tuple(value)
+        """Pools the series saturates, from ``SaturationTarget``.
+
+        Raises
+        ------
+        InputError
+            If the field is neither a word nor a list of words.
+        """
+        value = self.fields.get("SaturationTarget", [])
+        words = [value] if isinstance(value, str) else value
+        if not (isinstance(words, list) and all(isinstance(word, str) for word in words)):
+            what = f'SaturationTarget is {value!r}, expected a list such as ["amide"]'
+            raise InputError(Fault(self.image, what, "Correct the sidecar"))
+        return tuple(words)
 
 
 @dataclass(frozen=True)
 class MapFile:
-    """A map, its sidecar fields, its SD map if there is one, and the dataset it comes from."""
+    """A map and its SD map if there is one, their sidecar fields, and their dataset."""
 
     image: Path
     fields: Mapping[str, Any]
     sd: Path | None
+    sd_fields: Mapping[str, Any]
     dataset: str
 
 
@@ -70,6 +81,12 @@ class SessionFiles:
         """``sub-…[_ses-…]``."""
         return session_label(self.subject, self.session)
 
+    @property
+    def folder(self) -> Path:
+        """Folder of the session in the raw dataset."""
+        folder = self.root / f"sub-{self.subject}"
+        return folder / f"ses-{self.session}" if self.session else folder
+
 
 def session_label(subject: str, session: str | None) -> str:
     """``sub-<subject>[_ses-<session>]``."""
@@ -90,7 +107,8 @@ def list_sessions(root: Path) -> dict[str, tuple[str | None, ...]]:
     found: dict[str, tuple[str | None, ...]] = {}
     for folder in sorted(p for p in root.glob("sub-*") if p.is_dir()):
         sessions = sorted(p.name.removeprefix("ses-") for p in folder.glob("ses-*") if p.is_dir())
-        found[folder.name.removeprefix("sub-")] = tuple(sessions) or (None,)
+        without = (None,) if not sessions or (folder / "cest").is_dir() else ()
+        found[folder.name.removeprefix("sub-")] = (*without, *sessions)
     if not found:
         raise UsageError(Fault(root, "holds no folder sub-<label>", mend))
     return found
@@ -128,12 +146,27 @@ def choose_sessions(
                 f"There are {', '.join(sorted(existing)) or 'no sessions'}",
             )
         )
-    return [
+    chosen = [
         (subject, session)
         for subject in subjects
         for session in available[subject]
         if not sessions or session in sessions
     ]
+    for subject in participants:
+        if subject not in {s for s, _ in chosen}:
+            raise UsageError(
+                Fault(
+                    f"--participant-label {subject}",
+                    f"has none of the sessions {', '.join(sessions)}",
+                    "Leave the participant or the sessions out",
+                )
+            )
+    for label in (part for pair in chosen for part in pair if part is not None):
+        if not label.isalnum():
+            raise UsageError(
+                Fault(f"label '{label}'", "holds more than letters and digits", "Rename the folder")
+            )
+    return chosen
 
 
 def make_layout(root: Path, subjects: Sequence[str]) -> BIDSLayout:
@@ -173,32 +206,41 @@ def select_session(
                 maps[quantity] = found
                 break
     masks = [
-        _only(_query(d, subject, session, suffix="mask", desc="brain"), "brain mask")
+        _only(_query(d, subject, session, ["mask"], desc="brain"), "brain mask")
         for d in derivatives.values()
     ]
     return SessionFiles(
         subject=subject,
         session=session,
         root=root,
-        series=tuple(_series(p, root) for p in _query(layout, subject, session, suffix="cest")),
+        series=tuple(
+            _series(p, root) for p in _query(layout, subject, session, ["cest"], desc=None)
+        ),
         maps=maps,
         mask=next((m for m in masks if m is not None), None),
         regions=tuple(r for d in derivatives.values() for r in _regions(d, subject, session)),
     )
 
 
-def _query(layout: BIDSLayout, subject: str, session: str | None, **entities: Any) -> list[Path]:
-    """Images of a session with the given entities, sorted by path."""
-    from bids.layout import Query
+def _query(
+    layout: BIDSLayout,
+    subject: str,
+    session: str | None,
+    suffixes: Sequence[str],
+    **wanted: str | None,
+) -> list[Path]:
+    """Images of a session by suffix and entities (None: must be absent), sorted by path.
 
-    files = layout.get(
-        subject=subject,
-        session=session or Query.NONE,
-        extension=[".nii", ".nii.gz"],
-        return_type="filename",
-        **entities,
-    )
-    return sorted(map(Path, files))
+    Entities are read from file names: pybids also finds some in the folders above the dataset.
+    """
+    wanted = {"sub": subject, "ses": session, **wanted}
+    found: dict[Path, Path] = {}
+    for path in sorted(map(Path, layout.files)):
+        entities, suffix, extension = parse_name(path.name)
+        matches = all(entities.get(key) == value for key, value in wanted.items())
+        if suffix in suffixes and extension in (".nii", ".nii.gz") and matches:
+            found.setdefault(path.resolve(), path)  # links to one file count once
+    return list(found.values())
 
 
 def _only(found: list[Path], what: str) -> Path | None:
@@ -222,21 +264,22 @@ def _series(image: Path, root: Path) -> Series:
 def _map(
     layout: BIDSLayout, dataset: str, suffix: str, subject: str, session: str | None
 ) -> MapFile | None:
-    image = _only(_query(layout, subject, session, suffix=suffix, stat=None), suffix)
+    image = _only(_query(layout, subject, session, [suffix], stat=None), suffix)
     if image is None:
         return None
-    sd = _only(_query(layout, subject, session, suffix=suffix, stat="std"), f"SD of the {suffix}")
-    return MapFile(image, metadata(image, Path(layout.root)), sd, dataset)
+    sd = _only(_query(layout, subject, session, [suffix], stat="std"), f"SD of the {suffix}")
+    root = Path(layout.root)
+    return MapFile(image, metadata(image, root), sd, metadata(sd, root) if sd else {}, dataset)
 
 
 def _regions(layout: BIDSLayout, subject: str, session: str | None) -> list[Region]:
     root = Path(layout.root)
     regions = []
-    for image in _query(layout, subject, session, suffix=["mask", "dseg"]):
-        entities = dict(e.split("-", 1) for e in image.name.split("_") if "-" in e)
-        name = entities.get("label") or entities.get("seg") or entities.get("desc")
-        is_dseg = image.name.split(".")[0].endswith("_dseg")
-        if name is None or not (is_dseg or "label" in entities):
+    for image in _query(layout, subject, session, ["mask", "dseg"]):
+        entities, suffix, _ = parse_name(image.name)
+        is_dseg = suffix == "dseg"
+        name = entities.get("label") or entities.get("seg" if is_dseg else "label")
+        if name is None:
             continue
         tables = applicable(image, root, "dseg", ".tsv") if is_dseg else []
         regions.append(Region(name, image, tables[0] if tables else None))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cestprep.bids.files import read_json
+from cestprep.errors import Fault, InputError
 
 
 def parse_name(name: str) -> tuple[dict[str, str], str, str]:
@@ -19,8 +20,33 @@ def parse_name(name: str) -> tuple[dict[str, str], str, str]:
     return dict(e.split("-", 1) for e in entities if "-" in e), suffix, f".{extension}"
 
 
+#: Entities a derivative keeps from its source, by pybids' names.
+SOURCE_ENTITIES = {
+    "task": "task",
+    "acq": "acquisition",
+    "ce": "ceagent",
+    "rec": "reconstruction",
+    "dir": "direction",
+    "run": "run",
+    "echo": "echo",
+    "part": "part",
+}
+
+
+def source_entities(image: Path) -> dict[str, str]:
+    """Entities of a series that the names of its derivatives keep."""
+    entities = parse_name(image.name)[0]
+    return {SOURCE_ENTITIES[key]: entities[key] for key in SOURCE_ENTITIES if key in entities}
+
+
 def applicable(image: Path, root: Path, suffix: str, extension: str) -> list[Path]:
-    """Files of a suffix and extension that apply to ``image``, nearest and most specific first."""
+    """Files of a suffix and extension that apply to ``image``, nearest and most specific first.
+
+    Raises
+    ------
+    InputError
+        If two files of one folder apply equally.
+    """
     own = parse_name(image.name)[0]
     found: list[Path] = []
     for folder in (image.parent, *image.parent.parents):
@@ -32,7 +58,13 @@ def applicable(image: Path, root: Path, suffix: str, extension: str) -> list[Pat
                 extension,
             ) and entities.items() <= own.items():
                 here.append(candidate)
-        found += sorted(here, key=lambda p: -len(parse_name(p.name)[0]))
+        here.sort(key=lambda p: -len(parse_name(p.name)[0]))
+        if len(here) > 1 and len({len(parse_name(p.name)[0]) for p in here}) < len(here):
+            names = ", ".join(p.name for p in here)
+            raise InputError(
+                Fault(image, f"{names} apply to it equally", "Keep one of them, or name it closer")
+            )
+        found += here
         if folder == root:
             break
     return found

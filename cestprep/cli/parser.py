@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
@@ -16,7 +17,8 @@ from cestprep.settings import Settings
 
 EPILOG = """\
 exit codes: 0 all asked sessions done; 1 some session failed; 2 command line or dataset;
-65 no asked session has usable data; 70 internal error; 75 run again (worker killed)"""
+65 no asked session has usable data; 70 internal error; 75 run again (worker killed);
+130 and 143 stopped by SIGINT and SIGTERM"""
 
 
 def _label(prefix: str) -> type:
@@ -30,13 +32,15 @@ def _label(prefix: str) -> type:
 
 def _named_path(text: str) -> tuple[str, Path]:
     name, separator, path = text.partition("=")
-    if not separator or not name.isidentifier() or not path:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH, such as masks=/data/masks")
+    if not separator or not name.isalnum() or not path:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not NAME=PATH (name of letters and digits), such as masks=/data/masks"
+        )
     return name, Path(path)
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
@@ -66,6 +70,7 @@ def make_parser(methods: Sequence[str]) -> argparse.ArgumentParser:
         "--participant-label",
         "--participant_label",
         nargs="+",
+        action="extend",
         default=[],
         type=_label("sub-"),
         metavar="LABEL",
@@ -75,6 +80,7 @@ def make_parser(methods: Sequence[str]) -> argparse.ArgumentParser:
         "--session-label",
         "--session-id",
         nargs="+",
+        action="extend",
         default=[],
         type=_label("ses-"),
         metavar="LABEL",
@@ -114,13 +120,17 @@ def make_parser(methods: Sequence[str]) -> argparse.ArgumentParser:
     how.add_argument(
         "--assume-nominal",
         nargs="+",
+        action="extend",
         default=[],
         choices=["B0", "B1"],
         metavar="{B0,B1}",
-        help="take B0 as 0 and/or B1 as nominal where no map exists",
+        help="take B0 as 0 and/or B1 as nominal for want of a map (an error where one exists)",
     )
     how.add_argument(
-        "--random-seed", type=int, default=0, help="seed of random methods (default: 0)"
+        "--random-seed",
+        type=int,
+        default=0,
+        help="seed of methods that draw random numbers; voxelwise does not (default: 0)",
     )
 
     performance = parser.add_argument_group("performance")
@@ -149,20 +159,28 @@ def settings_of(options: argparse.Namespace) -> Settings:
         If folders are missing or overlap.
     """
     bids_dir, out_dir = options.bids_dir.resolve(), options.out_dir.resolve()
-    work_dir = options.work_dir or Path(tempfile.gettempdir()) / f"cestprep-{_user()}"
-    work_dir = work_dir.resolve()
+    work_dir = (options.work_dir or _default_work_dir(bids_dir)).resolve()
     if not bids_dir.is_dir():
         raise UsageError(
             Fault(bids_dir, "is not a folder", "Give the top folder of a BIDS dataset")
         )
-    if out_dir == bids_dir:
+    own = bids_dir / "derivatives"
+    if out_dir.is_relative_to(bids_dir) and own not in out_dir.parents:
         raise UsageError(
-            Fault(out_dir, "is the input dataset", f"Choose {bids_dir / 'derivatives/cestprep'}")
+            Fault(
+                out_dir,
+                "lies inside the input dataset",
+                f"Choose a folder such as {own / 'cestprep'}",
+            )
         )
+    if work_dir == out_dir:
+        raise UsageError(Fault(work_dir, "is both -w and the output folder", "Choose another -w"))
     if work_dir == bids_dir or work_dir.is_relative_to(bids_dir):
         raise UsageError(
             Fault(work_dir, "the work directory lies inside the input dataset", "Choose another -w")
         )
+    for folder in (out_dir, work_dir):
+        _check_writable(folder)
     derivatives = tuple((name, path.resolve()) for name, path in options.derivatives)
     _check_derivatives(derivatives)
     return Settings(
@@ -181,6 +199,15 @@ def settings_of(options: argparse.Namespace) -> Settings:
     )
 
 
+def _check_writable(folder: Path) -> None:
+    """Whether a folder can be made or written into; nothing is left behind."""
+    existing = next(p for p in (folder, *folder.parents) if p.exists())
+    if not existing.is_dir():
+        raise UsageError(Fault(existing, "is a file, expected a folder", "Choose another folder"))
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError(Fault(existing, "cannot be written", "Choose another folder"))
+
+
 def _check_derivatives(derivatives: Sequence[tuple[str, Path]]) -> None:
     names = [name for name, _ in derivatives]
     for name, path in derivatives:
@@ -194,6 +221,12 @@ def _check_derivatives(derivatives: Sequence[tuple[str, Path]]) -> None:
             raise UsageError(
                 Fault(f"--derivatives {name}={path}", "is not a folder", "Correct the path")
             )
+
+
+def _default_work_dir(bids_dir: Path) -> Path:
+    """A folder of its own for each user and dataset."""
+    digest = hashlib.sha256(str(bids_dir).encode()).hexdigest()[:8]
+    return Path(tempfile.gettempdir()) / f"cestprep-{_user()}" / f"{bids_dir.name}-{digest}"
 
 
 def _user() -> str:

@@ -6,6 +6,8 @@ import logging
 import os
 import shlex
 import sys
+import tempfile
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from cestprep.cli.parser import make_parser, settings_of
-from cestprep.errors import InputError, UsageError
+from cestprep.errors import Fault, InputError, UsageError
 from cestprep.settings import Settings
 
 if TYPE_CHECKING:
@@ -47,6 +49,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for fault in exc.faults:
             print(f"cestprep: error: {fault}", file=sys.stderr)
         return 2
+    except Exception as exc:
+        return _internal_error(exc)
+
+
+def _internal_error(error: Exception) -> int:
+    """Keep the traceback in a file and say where; returns the exit code."""
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="cestprep-crash-", suffix=".txt", delete=False
+    ) as file:
+        file.write("".join(traceback.format_exception(error)))
+    print(
+        f"cestprep: internal error: {type(error).__name__}: {error}\n"
+        f"This is a fault of cestprep; please report it with {file.name}",
+        file=sys.stderr,
+    )
+    return 70
 
 
 def _method_names() -> tuple[str, ...]:
@@ -115,7 +133,14 @@ def _dry_run(planned: Planned) -> int:
 
 def run(settings: Settings, planned: Planned, command: str) -> int:
     """Execute the planned sessions; returns the exit code."""
-    _quiet_environment(settings.work_dir)
+    try:
+        _quiet_environment(settings.work_dir)
+        settings.out_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        place = exc.filename or settings.out_dir
+        raise UsageError(
+            Fault(place, f"cannot be made ({exc.strerror})", "Choose another")
+        ) from None
     from cestprep.bids.derivatives import write_dataset
     from cestprep.bids.files import write_json
     from cestprep.engine.result import RunResult, SessionResult
@@ -135,7 +160,7 @@ def run(settings: Settings, planned: Planned, command: str) -> int:
     if planned.plans:
         _execute(settings, planned.plans, results, command, log_dir, datasets)
     for session in results.values():
-        if session.errors:
+        if session.errors and not (session.unusable_input and has_report(settings, session.label)):
             write_failure(session.label, session.errors, settings.out_dir, command)
             forget_report(settings.work_dir, session.label)
     result = RunResult([results[label] for label in sorted(results)])
@@ -150,6 +175,13 @@ def run(settings: Settings, planned: Planned, command: str) -> int:
         )
     log.info("%s (exit code %d), status in %s", result.status, result.exit_code, log_dir)
     return int(result.exit_code)
+
+
+def has_report(settings: Settings, label: str) -> bool:
+    """Whether an earlier run left a page: it describes maps that bad input has not touched."""
+    from cestprep.report.session import report_path
+
+    return report_path(label, settings.out_dir).exists()
 
 
 def _execute(

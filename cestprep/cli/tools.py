@@ -46,8 +46,19 @@ def _demo(options: argparse.Namespace) -> int:
     else:
         demo = DemoOptions(Recipe.from_mapping(load_recipe("brain-3t")), seed=options.seed)
     print(f"Simulating a session with recipe {demo.recipe.name} ...", flush=True)
-    write_demo(options.out, demo)
-    print(f"Written to {options.out}; its brain mask is in {options.out / 'derivatives/masks'}")
+    try:
+        write_demo(options.out, demo)
+    except OSError as exc:
+        print(
+            f"cestprep-tools: error: {options.out}: {exc.strerror}. Choose another folder.",
+            file=sys.stderr,
+        )
+        return 2
+    masks = options.out / "derivatives/masks"
+    print(
+        f"Written to {options.out}. Now, for example:\n  cestprep {options.out} OUT participant "
+        f"--recipe {demo.recipe.name} --derivatives masks={masks} -w WORK"
+    )
     return 0
 
 

@@ -49,6 +49,11 @@ class RobustMultiProc(MultiProcPlugin):
             mp_context=multiprocessing.get_context("forkserver"),
         )
 
+    def kill_workers(self) -> None:
+        """End all worker processes at once."""
+        for process in list((self.pool._processes or {}).values()):
+            process.kill()
+
     def _async_callback(self, args: Future[Any]) -> None:
         """Do nothing in the pool's thread; see `_get_result`."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import os
+import signal
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,21 @@ def _last_line(text: str) -> str:
     return lines[-1] if lines else "unknown error"
 
 
+def _stopper(plugin: RobustMultiProc) -> Callable[[int, Any], None]:
+    """Handler that ends the workers and leaves at once; finished nodes stay in the work folder.
+
+    Raising would not do: an exception inside one of JAX's garbage-collector hooks is swallowed.
+    """
+
+    def stop(number: int, _: Any) -> None:
+        plugin.kill_workers()
+        name = signal.Signals(number).name
+        os.write(2, f"cestprep: stopped by {name}; the same command resumes\n".encode())
+        os._exit(128 + number)
+
+    return stop
+
+
 def run_graph(
     workflow: pe.Workflow,
     sessions: Mapping[str, SessionResult],
@@ -106,6 +123,8 @@ def run_graph(
             "crash_callback": watcher.crash,
         }
     )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stopper(plugin))
     try:
         workflow.run(plugin=plugin)
     except RuntimeError as exc:  # nipype's summary of failed nodes

@@ -27,7 +27,7 @@ LEVELS = {
     Validity.OUTSIDE_MASK: "outside the mask, not computed",
     Validity.MISSING_AUXILIARY: "auxiliary map or earlier stage missing or invalid, not computed",
     Validity.AT_BOUND: "a parameter lies at its bound",
-    Validity.MISFIT: "high NRMSE: a robust outlier among the fitted voxels",
+    Validity.MISFIT: "high NRMSE: a robust outlier among the fitted voxels, or R² below 0",
     Validity.NOT_CONVERGED: "the optimiser did not converge",
     Validity.OUT_OF_RANGE: "outside the range of the training data",
     Validity.NOT_GAUSSIAN: "the posterior is not Gaussian",
@@ -50,6 +50,7 @@ class Estimate:
     nrmse : ndarray, shape (V,)
         Distance of measured and modelled signal, each scaled to unit norm (a fraction).
     r_squared : ndarray, shape (V,)
+        Of the normalised signal about its mean, not below -1.
     validity : ndarray of int, shape (V,)
         `Validity` codes.
     """

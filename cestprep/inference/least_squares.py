@@ -159,7 +159,7 @@ def _minimize(
         jnp.zeros((), jnp.int32),
     )
     end = jax.lax.while_loop(unfinished, body, start)
-    return end, end.step_sd <= options.converged_sd
+    return end, (end.step_sd <= options.converged_sd) & jnp.isfinite(end.cost)
 
 
 def degrees_of_freedom(problem: InverseProblem) -> float:

@@ -6,6 +6,7 @@ into frozen objects and says in words what is wrong with it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
@@ -13,7 +14,8 @@ from typing import Any, Literal, TypeAlias, get_args
 from cestprep.physics.pools import ExchangingPool, PoolModel, parameter_unit
 
 Normalization: TypeAlias = Literal["unit-norm", "m0", "free-scale"]
-MODELS = ("bm2poolmt", "bm2poolcest", "bm3pool")
+#: Models by name in files, with the kinds of pools besides water.
+MODELS = {"bm2poolmt": ["mt"], "bm2poolcest": ["cest"], "bm3pool": ["cest", "mt"]}
 #: Parameters that come from maps (or the user's explicit word) unless a stage fixes or fits them.
 AUXILIARY = {"T1": "t1", "T2": "t2", "B0": "b0_ppm", "B1": "b1_scale"}
 #: Factor from the unit in files to the unit inside the package.
@@ -47,6 +49,8 @@ class FreeParameter:
         Bounds in ``unit``.
     unit : str
         Unit in files.
+    meaning : str
+        What it is, in a few words.
     """
 
     name: str
@@ -54,6 +58,7 @@ class FreeParameter:
     low: float
     high: float
     unit: str
+    meaning: str = ""
 
     @property
     def to_si(self) -> float:
@@ -162,7 +167,7 @@ def _need(raw: Mapping[str, Any], key: str, where: str) -> Any:
 
 
 def _known_keys(raw: Mapping[str, Any], known: set[str], where: str) -> None:
-    unknown = sorted(set(_mapping(raw, where)) - known)
+    unknown = sorted(str(key) for key in set(_mapping(raw, where)) - known)
     if unknown:
         raise RecipeError(
             f"{where}: unknown key(s) {', '.join(unknown)}; known are {', '.join(sorted(known))}"
@@ -185,9 +190,12 @@ def _flag(raw: Mapping[str, Any], key: str) -> bool:
 def _number(value: Any, where: str) -> float:
     # YAML 1.1 reads "4e-5" as text
     try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise RecipeError(f"{where}: expected a number, found {value!r}") from None
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise RecipeError(f"{where}: expected a finite number, found {value!r}")
+    return number
 
 
 def _constant(parameter: str, raw: Any, where: str) -> Constant:
@@ -196,14 +204,42 @@ def _constant(parameter: str, raw: Any, where: str) -> Constant:
     expected = parameter_unit(parameter)
     if unit != expected:
         raise RecipeError(f"{where}: unit is {unit!r}, expected {expected!r}")
-    source = str(_need(raw, "source", where)).strip()
-    if not source:
+    source = _need(raw, "source", where)
+    if not isinstance(source, str) or not source.strip():
         raise RecipeError(f"{where}: source is empty; say where the number comes from")
-    return Constant(_number(_need(raw, "value", where), where), unit, source)
+    value = _number(_need(raw, "value", where), where)
+    _check_range(parameter, value, value, where)
+    return Constant(value, unit, source.strip())
 
 
-def _free(name: str, raw: Any, where: str) -> FreeParameter:
-    _known_keys(raw, {"parameter", "range", "unit"}, where)
+#: Physical limits by the last part of a parameter's name, in package units.
+LIMITS = {
+    "fraction": (0.0, 1.0),
+    "k_exchange": (0.0, 1e5),
+    "t1": (1e-6, 100.0),
+    "t2": (1e-9, 100.0),
+    "b0_ppm": (-10.0, 10.0),
+    "b1_scale": (0.0, 5.0),
+    "offset_ppm": (-200.0, 200.0),
+    "m0": (0.0, 1e3),
+}
+
+
+def _kind(parameter: str) -> str:
+    return parameter.rpartition(".")[2]
+
+
+def _check_range(parameter: str, low: float, high: float, where: str) -> None:
+    least, most = LIMITS[_kind(parameter)]
+    if low < least or high > most:
+        raise RecipeError(
+            f"{where}: {low:g} to {high:g} {parameter_unit(parameter)} is outside the physical "
+            f"limits {least:g} to {most:g} of {parameter}"
+        )
+
+
+def _free(name: str, raw: Any, pools: set[str], where: str) -> FreeParameter:
+    _known_keys(raw, {"parameter", "range", "unit", "meaning"}, where)
     unit = _choice(_need(raw, "unit", where), tuple(FILE_UNITS), f"{where}.unit")
     bounds = _list(_need(raw, "range", where), f"{where}.range")
     if len(bounds) != 2:
@@ -213,7 +249,14 @@ def _free(name: str, raw: Any, where: str) -> FreeParameter:
         raise RecipeError(f"{where}.range: low ({low}) must be below high ({high})")
     if not name.isalnum():
         raise RecipeError(f"{where}: the name goes into file names, letters and digits only")
-    return FreeParameter(name, str(_need(raw, "parameter", where)), low, high, unit)
+    parameter, meaning = str(_need(raw, "parameter", where)), str(raw.get("meaning", ""))
+    _known_parameter(parameter, pools, where)
+    expected = parameter_unit(parameter)
+    if unit != expected and not (unit == "percent" and expected == "1"):
+        raise RecipeError(f"{where}: unit is {unit!r}, expected {expected!r} for {parameter}")
+    free = FreeParameter(name, parameter, low, high, unit, meaning)
+    _check_range(parameter, low * free.to_si, high * free.to_si, where)
+    return free
 
 
 def _stage(raw: Any, default_normalization: str) -> Stage:
@@ -243,12 +286,11 @@ def _stage(raw: Any, default_normalization: str) -> Stage:
         inherited.append((parameter, stage, free_name))
     free = []
     for free_name, spec in _mapping(_need(raw, "free", where), f"{where}.free").items():
-        free.append(_free(str(free_name), spec, f"{where}.free.{free_name}"))
-        _known_parameter(free[-1].parameter, pool_names, f"{where}.free.{free_name}")
+        free.append(_free(str(free_name), spec, pool_names, f"{where}.free.{free_name}"))
     return Stage(
         name=name,
         target=str(_need(raw, "target", where)),
-        model=_choice(_need(raw, "model", where), MODELS, f"{where}.model"),
+        model=_choice(_need(raw, "model", where), tuple(MODELS), f"{where}.model"),
         pools=tuple(pools),
         constants=tuple(constants),
         inherited=tuple(inherited),
@@ -277,11 +319,11 @@ def _pool(raw: Any, where: str) -> tuple[ExchangingPool, list[tuple[str, Constan
     return pool, constants
 
 
-def _known_parameter(parameter: str, pools: set[str], where: str) -> None:
-    pool, _, _ = parameter.rpartition(".")
+def _known_parameter(parameter: Any, pools: set[str], where: str) -> None:
+    pool, _, _ = str(parameter).rpartition(".")
     try:
         parameter_unit(parameter)
-    except KeyError:
+    except (KeyError, TypeError):
         raise RecipeError(f"{where}: '{parameter}' is not a parameter of the model") from None
     if pool and pool not in pools:
         raise RecipeError(f"{where}: '{parameter}' names a pool this stage does not have")
@@ -295,11 +337,24 @@ def _check_consistency(recipe: Recipe) -> None:
         if stage.name in seen or not stage.name.isalnum():
             raise RecipeError(f"{where}: stage names must be unique, letters and digits only")
         for parameter, source, free_name in stage.inherited:
-            if source not in seen or free_name not in {f.name for f in seen[source].free}:
+            kinds = (
+                {f.name: _kind(f.parameter) for f in seen[source].free} if source in seen else {}
+            )
+            if kinds.get(free_name) not in (None, _kind(parameter)):
+                raise RecipeError(
+                    f"{where}.inherit.{parameter}: '{source}.{free_name}' is a {kinds[free_name]}"
+                )
+            if free_name not in kinds:
                 raise RecipeError(
                     f"{where}.inherit.{parameter}: '{source}.{free_name}' is not a free parameter "
                     "of an earlier stage"
                 )
+        kinds_of_pools = sorted(pool.kind for pool in stage.pools)
+        if kinds_of_pools != MODELS[stage.model]:
+            raise RecipeError(
+                f"{where}.model: {stage.model} means pools of kind {MODELS[stage.model]} besides "
+                f"water, found {kinds_of_pools}"
+            )
         origins = [name for name, _ in stage.constants]
         origins += [name for name, _, _ in stage.inherited]
         origins += [f.parameter for f in stage.free]

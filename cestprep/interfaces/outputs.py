@@ -23,12 +23,21 @@ class SessionInputSpec(BaseInterfaceInputSpec):
     in_files = InputMultiObject(File(exists=True), mandatory=True, desc="images the plan names")
     out_dir = traits.Str(mandatory=True, desc="output dataset")
     datasets = traits.Dict(mandatory=True, desc="roots of the input datasets by name")
+    method = traits.Str(mandatory=True, desc="estimation method")
 
 
 class SavedOutputSpec(TraitedSpec):
     """Outputs of the writers."""
 
     out_files = OutputMultiObject(File(exists=True), desc="files written")
+
+
+def _sink(inputs: Any) -> Any:
+    """Sink that a writer's inputs describe."""
+    from cestprep.bids.derivatives import Sink
+
+    datasets = {name: Path(root) for name, root in inputs.datasets.items()}
+    return Sink(Path(inputs.out_dir), datasets, inputs.method)
 
 
 class SaveReference(SimpleInterface):
@@ -40,9 +49,8 @@ class SaveReference(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from cestprep.bids.derivatives import write_reference
 
-        datasets = {name: Path(root) for name, root in self.inputs.datasets.items()}
-        path = write_reference(self.inputs.plan, Path(self.inputs.out_dir), datasets)
-        self._results["out_files"] = [str(path)]
+        written = write_reference(_sink(self.inputs), self.inputs.plan)
+        self._results["out_files"] = [str(p) for p in written]
         return runtime
 
 
@@ -50,7 +58,6 @@ class SaveStageInputSpec(SessionInputSpec):
     """Inputs of `SaveStage`."""
 
     stage = traits.Str(mandatory=True, desc="name of the stage")
-    method = traits.Str(mandatory=True, desc="estimation method")
     estimate = File(exists=True, mandatory=True, desc="estimate (.npz)")
 
 
@@ -61,19 +68,15 @@ class SaveStage(SimpleInterface):
     output_spec = SavedOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        from cestprep.bids.derivatives import reference_path, stage_fields, write_stage
+        from cestprep.bids.derivatives import write_stage
         from cestprep.bids.observe import load_estimate
         from cestprep.inference import methods
 
-        session, method = self.inputs.plan, self.inputs.method
+        sink, session = _sink(self.inputs), self.inputs.plan
+        estimate = load_estimate(Path(self.inputs.estimate))
+        algorithm = methods.load(sink.method).TITLE
         plan = session.stage(self.inputs.stage)
-        out_dir = Path(self.inputs.out_dir)
-        datasets = {name: Path(root) for name, root in self.inputs.datasets.items()}
-        fields = stage_fields(session, plan, method, methods.load(method).TITLE, datasets)
-        written = write_stage(
-            session, plan, load_estimate(Path(self.inputs.estimate)), method, fields, out_dir,
-            reference_path(session, out_dir),
-        )
+        written = write_stage(sink, session, plan, estimate, algorithm)
         self._results["out_files"] = [str(p) for p in written]
         return runtime
 
@@ -81,7 +84,6 @@ class SaveStage(SimpleInterface):
 class SaveReportInputSpec(SessionInputSpec):
     """Inputs of `SaveReport`."""
 
-    method = traits.Str(mandatory=True, desc="estimation method")
     estimates = InputMultiObject(File(exists=True), mandatory=True, desc="estimates, stage by stage")
     command = traits.Str(nohash=True, desc="command line, for the record")
 
@@ -96,14 +98,14 @@ class SaveReport(SimpleInterface):
         from cestprep.bids.observe import load_estimate
         from cestprep.report.session import write_quality_table, write_report
 
-        session, out_dir = self.inputs.plan, Path(self.inputs.out_dir)
+        sink, session = _sink(self.inputs), self.inputs.plan
         estimates = {
             plan.stage.name: load_estimate(Path(f))
             for plan, f in zip(session.stages, self.inputs.estimates, strict=True)
         }
         written = [
-            write_report(session, estimates, self.inputs.method, out_dir, self.inputs.command),
-            *write_quality_table(session, estimates, self.inputs.method, out_dir),
+            write_report(sink, session, estimates, self.inputs.command),
+            *write_quality_table(sink, session, estimates),
         ]
         self._results["out_files"] = [str(p) for p in written]
         return runtime

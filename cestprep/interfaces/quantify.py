@@ -45,7 +45,7 @@ class FitStage(SimpleInterface):
 
         from cestprep.bids.observe import load_estimate, observe, save_estimate
         from cestprep.inference import methods
-        from cestprep.inference.estimate import Estimate, Validity
+        from cestprep.inference.estimate import LEVELS, Estimate, Validity
         from cestprep.progress import ProgressLine
 
         session = self.inputs.plan
@@ -63,5 +63,8 @@ class FitStage(SimpleInterface):
                 progress=ProgressLine(f"{session.label} {plan.stage.name}"),
             )
             estimate = estimate.fill(usable, part)
+        if not estimate.valid.any():
+            reasons = {LEVELS[Validity(c)] for c in np.unique(estimate.validity)}
+            raise RuntimeError(f"no voxel could be estimated ({'; '.join(sorted(reasons))})")
         self._results["estimate"] = str(save_estimate(Path(runtime.cwd) / "estimate.npz", estimate))
         return runtime

@@ -9,22 +9,19 @@ from dataclasses import dataclass
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 MAX_SLICES = 12
+DPI = 110
+PANEL_WIDTH = 2.3  # inches
+BAR_WIDTH = 0.6
 VALIDITY_COLOURS = (
-    "#2a9d8f",
-    "#f0f0f0",
-    "#264653",
-    "#e9c46a",
-    "#d1495b",
-    "#7b2d8b",
-    "#457b9d",
-    "#8d99ae",
-    "#000000",
+    *("#2a9d8f", "#f0f0f0", "#264653", "#e9c46a", "#d1495b"),
+    *("#7b2d8b", "#457b9d", "#8d99ae", "#000000"),
 )
 
 
@@ -35,34 +32,20 @@ class Panel:
     Attributes
     ----------
     title : str
+        With the unit.
     volume : ndarray, shape (x, y, z)
-        NaN where there is nothing to show.
-    unit : str
+        Towards right, anterior, superior; NaN where there is nothing to show.
     colours : str
         Name of a perceptual colour map.
-    limits : (low, high) or None
-        Colour range; None takes the 2nd and 98th percentile.
     """
 
     title: str
     volume: np.ndarray
-    unit: str
     colours: str = "viridis"
-    limits: tuple[float, float] | None = None
-
-
-def bounding_box(mask: np.ndarray, margin: int = 2) -> tuple[slice, slice, slice]:
-    """Smallest box around a mask, in-plane with a margin."""
-    box = []
-    for axis in range(3):
-        places = np.flatnonzero(mask.any(axis=tuple(i for i in range(3) if i != axis)))
-        grow = margin if axis < 2 else 0
-        box.append(slice(max(places[0] - grow, 0), places[-1] + 1 + grow))
-    return box[0], box[1], box[2]
 
 
 def mosaic(volume: np.ndarray) -> np.ndarray:
-    """Evenly spaced axial slices in one image, first axis to the right, second upwards."""
+    """Evenly spaced axial slices in one image; rows count from anterior, columns from left."""
     n = volume.shape[2]
     chosen = np.unique(np.linspace(0, n - 1, min(n, MAX_SLICES)).round().astype(int))
     columns = int(np.ceil(np.sqrt(len(chosen))))
@@ -81,80 +64,92 @@ def _png(figure: Figure) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def maps_figure(panels: Sequence[Panel], columns: int = 4) -> str:
-    """Maps side by side, each with a colour bar that carries its unit."""
-    columns = min(columns, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.1 * columns, 2.9 * rows), dpi=110, layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis, panel in zip(axes, panels, strict=False):
-        finite = panel.volume[np.isfinite(panel.volume)]
-        low, high = panel.limits or (np.percentile(finite, [2, 98]) if finite.size else (0, 1))
+def _grid(
+    shape: tuple[int, ...], aspect: float, count: int, columns: int
+) -> tuple[Figure, list[Axes]]:
+    """Figure with one axes per image of a given shape, sized so that images fill them."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    height = PANEL_WIDTH * aspect * shape[0] / shape[1] + 0.35
+    figure = Figure((columns * (PANEL_WIDTH + BAR_WIDTH), rows * height), DPI, layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False).ravel())
+
+
+def maps_figure(panels: Sequence[Panel], aspect: float, columns: int = 4) -> str:
+    """Maps side by side, each with a colour bar; colours from the 2nd to the 98th percentile.
+
+    Parameters
+    ----------
+    panels : sequence of Panel
+        All of one shape.
+    aspect : float
+        Height over width of a voxel.
+    columns : int
+    """
+    images = [mosaic(panel.volume) for panel in panels]
+    figure, axes = _grid(images[0].shape, aspect, len(panels), columns)
+    for axis, panel, image in zip(axes, panels, images, strict=False):
+        finite = image[np.isfinite(image)]
+        low, high = np.percentile(finite, [2, 98]) if finite.size else (0.0, 1.0)
         colours = mpl.colormaps[panel.colours].with_extremes(bad="#ffffff")
-        shown = axis.imshow(
-            mosaic(panel.volume),
-            cmap=colours,
-            vmin=low,
-            vmax=max(high, low + 1e-9),
-            interpolation="nearest",
-        )
-        axis.set_title(panel.title, fontsize=10)
-        bar = figure.colorbar(shown, ax=axis, fraction=0.05, pad=0.02, extend="both")
-        bar.set_label(panel.unit, fontsize=8)
-        bar.ax.tick_params(labelsize=7)
+        shown = axis.imshow(image, cmap=colours, vmin=low, vmax=max(high, low + 1e-9),
+                            interpolation="nearest", aspect=aspect)  # fmt: skip
+        axis.set_title(panel.title, fontsize=9)
+        bar = figure.colorbar(shown, ax=axis, fraction=0.06, pad=0.02, shrink=0.85, extend="both")
+        bar.ax.tick_params(labelsize=8)
     for axis in axes:
         axis.set_axis_off()
     return _png(figure)
 
 
-def validity_figure(codes: np.ndarray, names: dict[int, str]) -> str:
+def validity_figure(codes: np.ndarray, names: dict[int, str], aspect: float) -> str:
     """Map of validity codes with a legend of those that occur."""
-    figure = Figure(figsize=(6.4, 2.9), dpi=110, layout="constrained")
+    image = mosaic(codes.astype(float))
+    height = PANEL_WIDTH * aspect * image.shape[0] / image.shape[1]
+    figure = Figure((PANEL_WIDTH + 3.4, max(height, 1.2)), DPI, layout="constrained")
     axis = figure.subplots()
     n = len(VALIDITY_COLOURS)
-    norm = BoundaryNorm(np.arange(n + 1) - 0.5, n)
-    axis.imshow(
-        mosaic(codes.astype(float)),
-        cmap=ListedColormap(list(VALIDITY_COLOURS)),
-        norm=norm,
-        interpolation="nearest",
-    )
+    axis.imshow(image, cmap=ListedColormap(list(VALIDITY_COLOURS)), interpolation="nearest",
+                norm=BoundaryNorm(np.arange(n + 1) - 0.5, n), aspect=aspect)  # fmt: skip
     axis.set_axis_off()
     present = [int(c) for c in np.unique(codes)]
-    handles = [
-        Patch(facecolor=VALIDITY_COLOURS[c], edgecolor="#999999", label=f"{c}  {names[c]}")
-        for c in present
-    ]
+    handles = [Patch(facecolor=VALIDITY_COLOURS[c], edgecolor="#999999", label=f"{c}  {names[c]}")
+               for c in present]  # fmt: skip
     figure.legend(handles=handles, loc="outside right center", fontsize=8, frameon=False)
     return _png(figure)
 
 
-def signal_figure(measured: np.ndarray, fitted: np.ndarray) -> str:
-    """Mean measured and fitted signal with residual; inputs ``(n_volumes, V)`` of unit norm."""
-    figure = Figure(figsize=(8.5, 3.6), dpi=110, layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+def signal_figure(measured: np.ndarray, fitted: np.ndarray, is_m0: Sequence[bool]) -> str:
+    """Measured and fitted signal with residual; inputs ``(n_volumes, V)`` of unit norm."""
+    figure = Figure((8.5, 3.8), DPI, layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1.4])
     volumes = np.arange(1, measured.shape[0] + 1)
-    low, high = np.percentile(measured, [16, 84], axis=1)
-    top.fill_between(volumes, low, high, color="#b8c4d6", label="measured, 16-84 % of voxels")
-    top.plot(volumes, measured.mean(axis=1), "o", ms=4, color="#1d3557", label="measured, mean")
-    top.plot(volumes, fitted.mean(axis=1), "-", color="#d1495b", label="fitted, mean")
-    top.set_ylabel("signal / norm")
-    top.legend(fontsize=8, frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
-    bottom.axhline(0, color="#999999", lw=0.8)
-    bottom.plot(volumes, (measured - fitted).mean(axis=1), "o-", ms=3, lw=0.8, color="#1d3557")
-    bottom.set_ylabel("residual")
-    bottom.set_xlabel("volume")
-    for axis in (top, bottom):
+    for axis, values in ((top, measured), (bottom, measured - fitted)):
+        low, high = np.percentile(values, [16, 84], axis=1)
+        axis.fill_between(volumes, low, high, color="#b8c4d6", label="16-84 % of voxels")
+        axis.plot(
+            volumes, values.mean(axis=1), "o", ms=3.5, color="#1d3557", label="measured, mean"
+        )
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)
+    top.plot(volumes, fitted.mean(axis=1), "-", color="#d1495b", label="fitted, mean")
+    reference = volumes[np.array(is_m0)]
+    if reference.size:
+        top.plot(reference, measured.mean(axis=1)[np.array(is_m0)], "s", ms=8, mfc="none",
+                 color="#1d3557", label="m0scan")  # fmt: skip
+    top.set_ylabel("signal / norm")
+    top.legend(fontsize=8, frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
+    bottom.axhline(0, color="#999999", lw=0.8)
+    bottom.set_ylabel("measured - fitted")
+    bottom.set_xlabel("volume")
     return _png(figure)
 
 
-def reference_figure(reference: np.ndarray, mask: np.ndarray) -> str:
+def reference_figure(reference: np.ndarray, mask: np.ndarray, aspect: float) -> str:
     """Reference image with the outline of the mask."""
-    figure = Figure(figsize=(3.4, 3.1), dpi=110, layout="constrained")
-    axis = figure.subplots()
-    axis.imshow(mosaic(reference), cmap="gray", interpolation="nearest")
-    axis.contour(mosaic(mask.astype(float)), levels=[0.5], colors="#e9c46a", linewidths=1)
-    axis.set_axis_off()
+    image = mosaic(reference)
+    figure, axes = _grid(image.shape, aspect, 1, 1)
+    axes[0].imshow(image, cmap="gray", interpolation="nearest", aspect=aspect)
+    axes[0].contour(mosaic(mask.astype(float)), levels=[0.5], colors="#e9c46a", linewidths=1)
+    axes[0].set_axis_off()
     return _png(figure)

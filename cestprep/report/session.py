@@ -11,14 +11,15 @@ import jinja2
 import numpy as np
 
 from cestprep import __version__
-from cestprep.bids.derivatives import derivative_path, propagated_parameters
-from cestprep.bids.files import image_data, write_text
+from cestprep.bids.derivatives import Sink, propagated_parameters
+from cestprep.bids.files import image_data, write_json, write_text
 from cestprep.bids.observe import auxiliary_values
 from cestprep.bids.plan import UNITS, SessionPlan, StagePlan
 from cestprep.inference import methods
-from cestprep.inference.estimate import LEVELS, Estimate
+from cestprep.inference.estimate import LEVELS, Estimate, Validity
 from cestprep.physics.simulate import SOLVER
 from cestprep.report import figures, statistics
+from cestprep.report.display import Display
 
 
 def report_path(label: str, out_dir: Path) -> Path:
@@ -46,110 +47,103 @@ def write_failure(label: str, errors: list[str], out_dir: Path, command: str) ->
 
 
 def write_report(
-    session: SessionPlan,
-    estimates: Mapping[str, Estimate],
-    method: str,
-    out_dir: Path,
-    command: str,
+    sink: Sink, session: SessionPlan, estimates: Mapping[str, Estimate], command: str
 ) -> Path:
     """Write the page of a session; returns its path."""
-    mask = image_data(session.mask) > 0
-    stages = [_stage(session, plan, estimates[plan.stage.name], mask) for plan in session.stages]
-    first = session.stages[0].problem.protocol.is_m0
-    reference = image_data(session.stages[0].series.image)[
-        ..., first.index(True) if any(first) else 0
-    ]
-    box = figures.bounding_box(mask)
+    display = Display.of(session.mask)
+    first = session.stages[0]
+    reference = image_data(first.series.image)[..., first.reference_volume]
     context = {
         "label": session.label,
         "command": command,
         "errors": [],
         "session": session,
-        "method": method,
-        "method_title": methods.load(method).TITLE,
+        "method": sink.method,
+        "method_title": methods.load(sink.method).TITLE,
         "solver": SOLVER,
-        "n_mask": int(mask.sum()),
-        "reference": figures.reference_figure(reference[box], mask[box]),
-        "auxiliary": _auxiliary_figure(session, mask),
-        "stages": stages,
+        "n_mask": int(display.mask.sum()),
+        "reference": figures.reference_figure(
+            display.show(reference), display.show(display.mask), display.aspect
+        ),
+        "auxiliary": _auxiliary_figure(session, display),
+        "stages": [_stage(session, p, estimates[p.stage.name], display) for p in session.stages],
     }
-    return write_text(report_path(session.label, out_dir), render(context))
+    return write_text(report_path(session.label, sink.out_dir), render(context))
 
 
 def write_quality_table(
-    session: SessionPlan, estimates: Mapping[str, Estimate], method: str, out_dir: Path
+    sink: Sink, session: SessionPlan, estimates: Mapping[str, Estimate]
 ) -> list[Path]:
-    """Write ``_qc.tsv`` beside each series' maps; returns the paths."""
+    """Write ``_qc.tsv`` and its description beside each series' maps; returns the paths."""
     written = []
     for plan in session.stages:
         estimate = estimates[plan.stage.name]
         table = statistics.parameter_table(estimate, plan.stage.free)
-        table.insert(0, "method", method)
+        table.insert(0, "method", sink.method)
         table.insert(0, "model", plan.stage.model)
         table["median_nrmse_percent"] = statistics.median_nrmse(estimate)
-        path = derivative_path(
-            out_dir,
-            session.subject,
-            session.session,
-            "cest",
-            "qc",
-            ".tsv",
-            acquisition=plan.acquisition,
-        )
+        path = sink.path(session, "qc", ".tsv", **plan.entities)
         text = table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g")
         written.append(write_text(path, text))
+        columns = {name: {"Description": text} for name, text in statistics.COLUMNS.items()}
+        written.append(write_json(path.with_suffix(".json"), columns))
     return written
 
 
-def _volume(mask: np.ndarray, values: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    volume = np.full(mask.shape, np.nan)
-    volume[mask] = np.where(keep, values, np.nan)
-    return volume[figures.bounding_box(mask)]
-
-
-def _auxiliary_figure(session: SessionPlan, mask: np.ndarray) -> str | None:
+def _auxiliary_figure(session: SessionPlan, display: Display) -> str | None:
     panels = []
     for source in session.auxiliary:
         if source.image is not None:
-            values, _ = auxiliary_values(source, mask)
-            shown = _volume(mask, values, np.isfinite(values))
-            panels.append(figures.Panel(source.quantity, shown, UNITS[source.quantity], "cividis"))
-    return figures.maps_figure(panels) if panels else None
+            values, _ = auxiliary_values(source, display.mask)
+            shown = display.spread(values, np.isfinite(values))
+            title = f"{source.quantity} ({UNITS[source.quantity]})"
+            panels.append(figures.Panel(title, shown, "cividis"))
+    return figures.maps_figure(panels, display.aspect) if panels else None
 
 
 def _stage(
-    session: SessionPlan, plan: StagePlan, estimate: Estimate, mask: np.ndarray
+    session: SessionPlan, plan: StagePlan, estimate: Estimate, display: Display
 ) -> dict[str, Any]:
     valid = estimate.valid
     panels = []
     for i, f in enumerate(plan.stage.free):
         mean, sd = estimate.mean[i] / f.to_si, estimate.sd[i] / f.to_si
         panels += [
-            figures.Panel(f.name, _volume(mask, mean, valid), f.unit),
-            figures.Panel(f"SD of {f.name}", _volume(mask, sd, valid), f.unit, "magma"),
+            figures.Panel(f"{f.name} ({f.unit})", display.spread(mean, valid)),
+            figures.Panel(f"SD of {f.name} ({f.unit})", display.spread(sd, valid), "magma"),
         ]
+    table = statistics.parameter_table(estimate, plan.stage.free)
+    table["meaning"] = [f.meaning for f in plan.stage.free]
     computed = estimate.nrmse > 0
     fidelity = [
-        figures.Panel("NRMSE", _volume(mask, 100 * estimate.nrmse, computed), "percent", "inferno"),
-        figures.Panel("R²", _volume(mask, estimate.r_squared, computed), "1", "cividis"),
+        figures.Panel("NRMSE (percent)", display.spread(100 * estimate.nrmse, computed), "inferno"),
+        figures.Panel("R²", display.spread(estimate.r_squared, computed), "cividis"),
     ]
-    codes = np.ones(mask.shape, int)
-    codes[mask] = estimate.validity
-    measured, fitted = image_data(plan.series.image)[mask].T[:, valid], estimate.fitted[:, valid]
-    norms = (np.linalg.norm(measured, axis=0), np.linalg.norm(fitted, axis=0))
     return {
         "plan": plan,
-        "rows": statistics.parameter_table(estimate, plan.stage.free).to_dict("records"),
+        "rows": table.to_dict("records"),
         "validity": statistics.validity_counts(estimate),
         "nrmse": statistics.median_nrmse(estimate),
         "propagated": propagated_parameters(session, plan),
-        "maps": figures.maps_figure(panels),
-        "fidelity": figures.maps_figure(fidelity),
-        "validity_map": figures.validity_figure(
-            codes[figures.bounding_box(mask)],
-            {int(k): v.split(":")[0].split(",")[0] for k, v in LEVELS.items()},
-        ),
-        "signal": figures.signal_figure(measured / norms[0], fitted / norms[1])
-        if valid.any()
-        else None,
+        "maps": figures.maps_figure(panels, display.aspect),
+        "fidelity": figures.maps_figure(fidelity, display.aspect),
+        "validity_map": _validity_figure(estimate, display),
+        "signal": _signal_figure(plan, estimate, display) if valid.any() else None,
     }
+
+
+def _validity_figure(estimate: Estimate, display: Display) -> str:
+    codes = np.full(display.mask.shape, Validity.OUTSIDE_MASK)
+    codes[display.mask] = estimate.validity
+    short = {int(code): text.split(":")[0].split(",")[0] for code, text in LEVELS.items()}
+    return figures.validity_figure(display.show(codes), short, display.aspect)
+
+
+def _signal_figure(plan: StagePlan, estimate: Estimate, display: Display) -> str:
+    measured = image_data(plan.series.image)[display.mask].T[:, estimate.valid]
+    fitted = estimate.fitted[:, estimate.valid]
+    return figures.signal_figure(
+        measured / np.linalg.norm(measured, axis=0),
+        fitted / np.linalg.norm(fitted, axis=0),
+        plan.problem.protocol.is_m0,
+    )

@@ -10,6 +10,24 @@ import pandas as pd
 from cestprep.inference.estimate import LEVELS, Estimate, Validity
 from cestprep.inference.recipe import FreeParameter
 
+#: Columns of the quality table.
+COLUMNS = {
+    "model": "model of the stage",
+    "method": "estimation method the numbers are from",
+    "parameter": "estimated parameter",
+    "unit": "unit of the parameter",
+    "low": "lower bound of the estimate",
+    "high": "upper bound of the estimate",
+    "n_mask": "voxels in the mask",
+    "n_valid": "voxels with a usable estimate (validity ok, at bound or not Gaussian)",
+    "median": "median over valid voxels",
+    "quartile1": "first quartile over valid voxels",
+    "quartile3": "third quartile over valid voxels",
+    "median_sd": "median standard deviation of the estimate over valid voxels",
+    "share_at_bound": "share of valid voxels at a bound of this parameter",
+    "median_nrmse_percent": "median NRMSE of measured and fitted signal, both of unit norm",
+}
+
 
 def parameter_table(estimate: Estimate, free: Sequence[FreeParameter]) -> pd.DataFrame:
     """Per parameter, over valid voxels: median, quartiles, median SD and share at a bound.

@@ -65,21 +65,22 @@ def init_session_wf(plan: SessionPlan, settings: Settings, datasets: Mapping[str
         "in_files": [str(p) for p in plan.files],
         "out_dir": str(settings.out_dir),
         "datasets": {name: str(root) for name, root in datasets.items()},
+        "method": settings.method,
     }
-    report = SafeNode(
-        SaveReport(**shared, method=settings.method, command=command), name=REPORT_NODE
-    )
+    report = SafeNode(SaveReport(**shared, command=command), name=REPORT_NODE)
     fits: dict[str, pe.Node] = {}
     workflow.add_nodes([SafeNode(SaveReference(**shared), name="save_reference"), report])
     for stage_plan in plan.stages:
         name = stage_plan.stage.name
-        estimation = {"stage": name, "method": settings.method}
-        fits[name] = SafeNode(
-            FitStage(plan=plan, in_files=shared["in_files"], seed=settings.random_seed, **estimation),
-            name=f"fit_{name}",
-            mem_gb=FIT_MEMORY_GB,
+        fit = FitStage(
+            plan=plan,
+            in_files=shared["in_files"],
+            stage=name,
+            method=settings.method,
+            seed=settings.random_seed,
         )
-        save = SafeNode(SaveStage(**shared, **estimation), name=f"save_{name}")
+        fits[name] = SafeNode(fit, name=f"fit_{name}", mem_gb=FIT_MEMORY_GB)
+        save = SafeNode(SaveStage(**shared, stage=name), name=f"save_{name}")
         workflow.connect(fits[name], "estimate", save, "estimate")
         _gather(workflow, [fits[n] for n in stage_plan.inputs_from], fits[name], "earlier")
     _gather(workflow, list(fits.values()), report, "estimates")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import nibabel as nib
 import numpy as np
 import problems
@@ -63,7 +65,25 @@ def remove(*names):
 
 def truncate(root):
     path = root / f"{SERIES}.nii.gz"
-    path.write_bytes(path.read_bytes()[:2000])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def standard_deviation(change, **fields):
+    def apply(root):
+        image = nib.load(root / f"{T1}.nii.gz")
+        path = root / T1.replace("_T1map", "_stat-std_T1map")
+        data = change(0.01 * image.get_fdata(dtype=np.float32))
+        nib.save(nib.Nifti1Image(data, image.affine), f"{path}.nii.gz")
+        path.with_name(path.name + ".json").write_text(json.dumps({"Units": "s", **fields}))
+
+    return apply
+
+
+def corrupt(root):
+    path = root / f"{T1}.nii.gz"
+    content = bytearray(path.read_bytes())
+    content[40:60] = bytes(20)
+    path.write_bytes(content)
 
 
 def same_target(root):
@@ -81,9 +101,21 @@ BREAKAGES = {
         "has 30 volumes, but .* has 31 rows",
     ),
     "3D series": (change_image(SERIES, lambda d: d[..., 0]), "has 1 volumes"),
-    "NaN": (change_image(SERIES, put(np.nan, (2, 2, 0, 5))), r"NaN or infinite values in volumes \[6\]"),
+    "NaN": (change_image(SERIES, put(np.nan, (2, 2, 0, 5))), "infinite values in volumes 6"),
     "infinite": (change_image(SERIES, put(np.inf, (2, 2, 0, 5))), "NaN or infinite"),
     "negative": (change_image(SERIES, put(-1, (2, 2, 0, 5))), "negative values"),
+    "zero": (change_image(SERIES, lambda d: 0 * d), "zero everywhere in the mask"),
+    "zero volume": (change_image(SERIES, put(0, (..., 5))), "volumes 6 are zero"),
+    "5D series": (change_image(SERIES, lambda d: d[..., None]), "has 5 axes"),
+    "complex": (change_image(SERIES, lambda d: d * (1 + 1j)), "expected real numbers"),
+    "field NaN": (change_json(SERIES, MagneticFieldStrength=float("nan")), "is for 7 T"),
+    "unit of a list": (change_json(T1, Units=["s"]), "Units is"),
+    "B0 in Hz called ppm": (change_json(B0, Units="ppm"), "most voxels lie outside"),
+    "negative SD": (standard_deviation(lambda d: -d), "no map of standard deviations"),
+    "SD of NaN": (standard_deviation(lambda d: d * np.nan), "no map of standard deviations"),
+    "SD of 4 axes": (standard_deviation(lambda d: np.stack([d, d], -1)), "has 4 axes"),
+    "SD in ms": (standard_deviation(lambda d: d, Units="ms"), "Give both maps in one unit"),
+    "corrupt compression": (corrupt, "cannot be read as NIfTI"),
     "no table": (remove(f"{SERIES}context.tsv"), "has no cestcontext.tsv"),
     "broken sidecar": (lambda r: (r / f"{SERIES}.json").write_text("{"), "cannot be read as JSON"),
     "sidecar is a list": (lambda r: (r / f"{SERIES}.json").write_text("[]"), "no JSON object"),

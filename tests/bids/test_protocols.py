@@ -79,6 +79,13 @@ SIDECAR_BREAKAGES = {
     "M0 where none should be": ({"M0Type": "Absent"}, "although M0Type is 'Absent'"),
     "other duration": ({"MTPulseDuration": 0.05}, "pulses of 0.05 s"),
     "infinite duration": ({"MTPulseDuration": float("inf")}, "MTPulseDuration is inf"),
+    "frequency in Hz": ({"SpectrometerFrequency": 123.25e6}, "resonate near"),
+    "frequency of another field": ({"SpectrometerFrequency": 298.0}, "resonate near"),
+    "frequency true": ({"SpectrometerFrequency": True}, "SpectrometerFrequency is missing"),
+    "huge number": ({"FlipAngle": 10**400}, "FlipAngle is"),
+    "large flip angle": ({"FlipAngle": 7200}, "at most 180"),
+    "interval in ms": ({"RepetitionTimeExcitation": 28.37}, "expected seconds"),
+    "M0 elsewhere": ({"M0Type": "Separate"}, "although M0Type is 'Separate'"),
 }
 
 
@@ -101,7 +108,7 @@ def test_all_gaps_are_named_at_once():
 
 def column(name, value):
     def change(table):
-        table[name] = table[name].astype(object)
+        table[name] = table[name].astype(object) if name in table else None
         table.loc[2, name] = value
 
     return change
@@ -113,6 +120,12 @@ TABLE_BREAKAGES = {
     "text": (column("saturation_b1", "two"), "holds text"),
     "negative": (column("saturation_b1", -1), "negative"),
     "no recovery": (column("recovery_time", "n/a"), "recovery_time is n/a"),
+    "recovery in ms": (column("recovery_time", 1000), "recovery_time is 1000"),
+    "infinite": (column("saturation_offset", np.inf), "is infinite"),
+    "frequency that contradicts": (column("saturation_frequency", 500), "500 Hz, but"),
+    "noRF with B1": (column("volume_type", "noRF"), "noRF with a saturation_b1"),
+    "only references": (lambda t: t.__setitem__("volume_type", "m0scan"), "no saturated row"),
+    "text in an optional column": (column("flip_angle", "ninety"), "flip_angle holds text"),
     "no offset": (column("saturation_offset", "n/a"), "offset, B1 and duration"),
     "half a pulse": (lambda t: t.__setitem__("saturation_pulses", 1.5), "saturation_pulses"),
     "B1 in T": (column("saturation_b1", 2e-6), "no plausible amplitude"),
@@ -141,7 +154,26 @@ def test_unreadable_table(tmp_path):
         read_context(tmp_path / "absent.tsv")
 
 
-def test_empty_table_is_an_error():
+def test_table_without_rows_or_with_a_column_twice(tmp_path):
+    _, table, _ = described()
+    path = tmp_path / "cestcontext.tsv"
+    table[:0].to_csv(path, sep="\t", index=False)
+    with pytest.raises(InputError, match="has no rows"):
+        read_context(path)
+    pd.concat([table, table[["saturation_b1"]]], axis=1).to_csv(path, sep="\t", index=False)
+    with pytest.raises(InputError, match="saturation_b1 twice"):
+        read_context(path)
+
+
+def test_equal_faults_of_many_rows_are_one_sentence():
     _, table, fields = described()
-    with pytest.raises(InputError):
-        build_protocol(pd.DataFrame(table[:0]), fields, WHERE, CONTEXT)
+    table["recovery_time"] *= 1e3
+    with pytest.raises(InputError, match=r"rows 3, 4, 5, 6, 7, …: recovery_time is 1000") as caught:
+        build_protocol(table, fields, WHERE, CONTEXT)
+    assert len(caught.value.faults) == 2  # the 15 s after the reference are another sentence
+
+
+def test_single_pulse_of_another_length_than_the_sidecar_says():
+    _, table, fields = described(pulsed=False)
+    with pytest.raises(InputError, match="which no saturation_duration equals"):
+        build_protocol(table, fields | {"MTPulseDuration": 0.1}, WHERE, CONTEXT)

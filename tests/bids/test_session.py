@@ -42,9 +42,9 @@ def test_series_maps_mask_and_regions(dataset):
 def test_series_are_found_by_target_not_by_label(dataset, tmp_path):
     root = sessions.copy(dataset, tmp_path / "bids")
     folder = root / "sub-01/ses-01/cest"
-    for path in sorted(folder.iterdir()):  # labels that say the opposite
-        swapped = path.name.replace("acq-mt", "acq-x").replace("acq-amide", "acq-mt")
-        path.rename(folder / swapped.replace("acq-x", "acq-amide"))
+    for old, new in (("acq-mt", "acq-x"), ("acq-amide", "acq-mt"), ("acq-x", "acq-amide")):
+        for path in sorted(folder.glob(f"*_{old}_*")):  # labels that say the opposite
+            path.rename(folder / path.name.replace(old, new))
     found = {t: s.image.name for s in select(root).series for t in s.targets}
     assert found["semisolid"] == "sub-01_ses-01_acq-amide_cest.nii.gz"
 
@@ -81,6 +81,27 @@ def test_derivatives_come_before_raw_and_bring_standard_deviations(dataset, tmp_
     assert select(root).maps["T2"].dataset == "raw"
 
 
+def test_equally_specific_sidecars_are_an_error(dataset, tmp_path):
+    root = sessions.copy(dataset, tmp_path / "bids")
+    for name in ("acq-mt_cest.json", "ses-01_cest.json"):
+        (root / name).write_text("{}")
+    with pytest.raises(InputError, match="apply to it equally"):
+        select(root)
+
+
+def test_dataset_below_folders_named_like_entities(dataset, tmp_path):
+    root = sessions.copy(dataset, tmp_path / "sub-foo" / "ses-2_stat-std" / "bids")
+    found = select(root)
+    assert len(found.series) == 2
+    assert set(found.maps) == {"T1", "T2", "B0", "B1"}
+
+
+def test_links_to_one_file_count_once(dataset, tmp_path):
+    root = sessions.copy(dataset, tmp_path / "bids")
+    (root / "sub-01/ses-01/anat/again").symlink_to(root / "sub-01/ses-01/anat")
+    assert select(root).maps["T1"]
+
+
 def test_two_candidates_are_an_error(dataset, tmp_path):
     root = sessions.copy(dataset, tmp_path / "bids")
     folder = root / "sub-01/ses-01/anat"
@@ -108,6 +129,10 @@ def test_labels():
     assert choose_sessions(available, ("01",), ("b",)) == [("01", "b")]
     with pytest.raises(UsageError, match="There are 01, bus01"):
         choose_sessions(available, ("02",), ())
+    with pytest.raises(UsageError, match="has none of the sessions a"):
+        choose_sessions(available, ("01", "bus01"), ("a",))
+    with pytest.raises(UsageError, match="more than letters and digits"):
+        choose_sessions({"a b": (None,)}, (), ())
     with pytest.raises(UsageError, match="There are a, b"):
         choose_sessions(available, ("01",), ("c",))
 

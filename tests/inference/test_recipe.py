@@ -33,7 +33,29 @@ BREAKAGES = {
     "no stages": (lambda r: r.pop("stages"), "'stages' is missing"),
     "stages no list": (lambda r: r.update(stages={}), "expected a list"),
     "reversed range": (lambda r: r["stages"][0]["free"]["fss"].update(range=[30, 0]), "below high"),
-    "range of text": (lambda r: r["stages"][0]["free"]["fss"].update(range=["a", 1]), "a number"),
+    "range of text": (
+        lambda r: r["stages"][0]["free"]["fss"].update(range=["a", 1]),
+        "a finite number",
+    ),
+    "infinite range": (
+        lambda r: r["stages"][0]["free"]["kssw"].update(range=[0, ".inf"]),
+        "a finite number",
+    ),
+    "impossible range": (
+        lambda r: r["stages"][0]["free"]["fss"].update(range=[-5, 30]),
+        "physical limits",
+    ),
+    "unit of another kind": (
+        lambda r: r["stages"][0]["free"]["kssw"].update(unit="percent"),
+        "expected '1/s'",
+    ),
+    "negative constant": (lambda r: r["stages"][0]["pools"][0]["t2"].update(value=-1), "limits"),
+    "fraction from a rate": (
+        lambda r: r["stages"][1]["inherit"].update({"semisolid.fraction": "mt.kssw"}),
+        "is a k_exchange",
+    ),
+    "model of other pools": (lambda r: r["stages"][0].update(model="bm3pool"), "pools of kind"),
+    "key that is no text": (lambda r: r.update({1: 2}), "unknown key"),
     "unknown unit": (lambda r: r["stages"][0]["free"]["fss"].update(unit="mM"), "one of"),
     "unknown parameter": (
         lambda r: r["stages"][0]["free"]["fss"].update(parameter="semisolid.mass"),

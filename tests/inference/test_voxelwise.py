@@ -166,5 +166,31 @@ def test_codes_of_bad_voxels():
         assert np.isfinite(array).all()
 
 
+def test_impossible_physics_is_never_called_ok():
+    problem = problems.problem()
+    n = 8
+    truth, known = mt_truth(n), problems.known(problem, n)
+    observation = problems.observe(problem, truth, known, sd=0.002)
+    rows = {name: i for i, name in enumerate(problem.known_parameters)}
+    known[rows["t1"], 0] = 1e-30
+    known[rows["b1_scale"], 1] = 1e20
+    known[rows["b0_ppm"], 2] = np.nan
+    found = estimate(problem, Observation(observation.data, known, observation.known_covariance))
+    assert not found.valid[:3].any()
+    assert found.valid[3:].all()
+    for array in found.arrays().values():
+        assert np.isfinite(array).all()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_any_scale_of_the_scanner(scale):
+    problem = problems.problem()
+    truth, known = mt_truth(5), problems.known(problem, 5)
+    observation = problems.observe(problem, truth, known, sd=0)
+    found = estimate(problem, dataclasses.replace(observation, data=scale * observation.data))
+    np.testing.assert_allclose(found.mean, truth, rtol=5e-3)
+    np.testing.assert_allclose(found.fitted, scale * observation.data, rtol=1e-3)
+
+
 def test_a_few_voxels_are_never_called_outliers():
     assert not high_nrmse(np.array([0.01, 0.01, 0.5]), np.ones(3, bool)).any()

@@ -32,9 +32,11 @@ def estimate(
     del seed
     options = options or least_squares.Options()
     dtype = jnp.zeros(()).dtype
-    data = observation.data.astype(dtype)
+    fittable = np.all(np.isfinite(observation.data), axis=0) & (observation.data.max(axis=0) > 0)
+    peak = np.where(fittable, observation.data.max(axis=0), 1).astype(float)
+    data = np.where(fittable, observation.data / peak, 0).astype(dtype)  # any scale of the scanner
     scales = np.asarray(problem.scale(jnp.asarray(data)))
-    fittable = np.all(np.isfinite(data), axis=0) & (scales > 0)
+    fittable &= scales > 0
     blank = Estimate.blank(
         len(problem.free), data.shape[0], np.where(fittable, Validity.OK, Validity.NO_SIGNAL)
     )
@@ -50,7 +52,7 @@ def estimate(
         min(size, -(-normalised.shape[1] // 16) * 16),
         progress,
     )
-    return blank.fill(fittable, _assemble(fit, normalised, scale))
+    return blank.fill(fittable, _assemble(fit, normalised, scale * peak[fittable]))
 
 
 def _assemble(fit: least_squares.Fit, normalised: np.ndarray, scale: np.ndarray) -> Estimate:
@@ -61,16 +63,17 @@ def _assemble(fit: least_squares.Fit, normalised: np.ndarray, scale: np.ndarray)
     nrmse = _unit_norm_distance(fitted, normalised)
     spread = normalised - normalised.mean(axis=0)
     total = np.maximum(np.sum(spread**2, axis=0), np.finfo(normalised.dtype).tiny)
+    r_squared = np.maximum(1 - np.sum((normalised - fitted) ** 2, axis=0) / total, -1)
     validity = np.full(nrmse.shape, Validity.OK, np.uint8)
     validity[at_bound] = Validity.AT_BOUND
-    validity[high_nrmse(nrmse, converged)] = Validity.MISFIT
+    validity[high_nrmse(nrmse, converged) | (r_squared < 0)] = Validity.MISFIT
     validity[~converged] = Validity.NOT_CONVERGED
     return Estimate(
         mean=theta,
         covariance=covariance,
         fitted=fitted * scale,
         nrmse=nrmse,
-        r_squared=1 - np.sum((normalised - fitted) ** 2, axis=0) / total,
+        r_squared=r_squared,
         validity=validity,
     )
 
