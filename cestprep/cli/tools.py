@@ -14,7 +14,9 @@ def make_parser() -> argparse.ArgumentParser:
     """Parser of the tools."""
     parser = argparse.ArgumentParser(prog="cestprep-tools", description="Tools around cestprep.")
     parser.add_argument("--version", action="version", version=f"cestprep {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", help="what to do"
+    )
     demo = commands.add_parser(
         "demo",
         help="write a small synthetic CEST-BIDS session with its truth",
