@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from cestprep.bids.auxiliary import auxiliary_values, usable_auxiliary
 from cestprep.bids.files import image_data, replacing
-from cestprep.bids.plan import AuxiliarySource, SessionPlan, StagePlan, usable_auxiliary
+from cestprep.bids.plan import SessionPlan, StagePlan
 from cestprep.inference.estimate import Estimate
 from cestprep.inference.problem import Observation
 
@@ -46,16 +47,6 @@ def observe(
     known[:, ~usable] = 0
     covariance[:, :, ~usable] = 0
     return Observation(data, known, covariance), usable
-
-
-def auxiliary_values(source: AuxiliarySource, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values and SDs in the mask, in package units; the SD is 0 where none is known."""
-    zeros = np.zeros(mask.sum(), np.float32)
-    if source.image is None:
-        return zeros + source.nominal, zeros
-    values = image_data(source.image)[mask] * source.to_si
-    sd = zeros if source.sd is None else image_data(source.sd)[mask] * source.to_si
-    return values, sd
 
 
 def _inherit(

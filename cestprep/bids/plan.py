@@ -6,53 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
-
-from cestprep.bids.files import image_data, load_image, same_grid
-from cestprep.bids.protocols import build_protocol, frequency_mhz, is_number, read_context
-from cestprep.bids.session import MAP_SUFFIXES, MapFile, Region, Series, SessionFiles, session_label
+from cestprep.bids.auxiliary import AuxiliarySource, plan_auxiliary
+from cestprep.bids.checks import check_images
+from cestprep.bids.protocols import build_protocol, is_number, read_context
+from cestprep.bids.session import Region, Series, SessionFiles, session_label
 from cestprep.bids.sidecars import source_entities
 from cestprep.errors import Fault, InputError
 from cestprep.inference.problem import InverseProblem
-from cestprep.inference.recipe import AUXILIARY, Recipe, Stage
-
-UNITS = {"T1": "s", "T2": "s", "B0": "ppm", "B1": "of nominal"}
-NOMINAL = {"B0": 0.0, "B1": 1.0}
-#: Plausible values in package units; voxels outside count as missing.
-PLAUSIBLE = {"T1": (0.05, 10.0), "T2": (0.001, 5.0), "B0": (-5.0, 5.0), "B1": (0.2, 2.0)}
-
-
-@dataclass(frozen=True)
-class AuxiliarySource:
-    """Where an auxiliary quantity comes from.
-
-    Attributes
-    ----------
-    quantity : {"T1", "T2", "B0", "B1"}
-    image, sd : Path or None
-        Map and its SD map; no map means the nominal value.
-    to_si : float
-        Factor from file units to package units.
-    dataset : str
-        Name of the dataset the map is from, or "nominal".
-    """
-
-    quantity: str
-    image: Path | None
-    sd: Path | None
-    to_si: float
-    dataset: str
-
-    @property
-    def parameter(self) -> str:
-        """Name in the simulator."""
-        return AUXILIARY[self.quantity]
-
-    @property
-    def nominal(self) -> float:
-        """Value used without a map."""
-        return NOMINAL[self.quantity]
+from cestprep.inference.recipe import Recipe, Stage
 
 
 @dataclass(frozen=True)
@@ -162,7 +123,7 @@ def plan_session(files: SessionFiles, recipe: Recipe, assume_nominal: Sequence[s
             stages.append(_plan_stage(files, recipe, stage))
         except InputError as exc:
             faults += exc.faults
-    sources = _plan_auxiliary(files, recipe, stages, assume_nominal, faults)
+    sources = plan_auxiliary(files, recipe, assume_nominal, faults)
     if files.mask is None:
         faults.append(
             Fault(
@@ -172,7 +133,9 @@ def plan_session(files: SessionFiles, recipe: Recipe, assume_nominal: Sequence[s
             )
         )
     else:
-        faults += _check_images(files.mask, stages, sources, files.regions)
+        series = [(plan.series, plan.problem.protocol.n_volumes) for plan in stages]
+        regions = [region.image for region in files.regions]
+        faults += check_images(files.mask, series, sources, regions)
     if faults or files.mask is None:
         raise InputError(*faults)
     used = {plan.series.image for plan in stages}
@@ -231,200 +194,3 @@ def _plan_stage(files: SessionFiles, recipe: Recipe, stage: Stage) -> StagePlan:
     except ValueError as exc:
         raise InputError(Fault(series.image, str(exc), "Choose another normalisation")) from None
     return StagePlan(stage, series, problem, recipe)
-
-
-def _plan_auxiliary(
-    files: SessionFiles,
-    recipe: Recipe,
-    stages: Sequence[StagePlan],
-    assume_nominal: Sequence[str],
-    faults: list[Fault],
-) -> list[AuxiliarySource]:
-    sources = []
-    needed = dict.fromkeys(q for stage in recipe.stages for q in stage.auxiliary)
-    for quantity in needed:
-        found = files.maps.get(quantity)
-        if quantity in assume_nominal:
-            if found is not None:
-                faults.append(
-                    Fault(
-                        f"--assume-nominal {quantity}",
-                        f"contradicts the map {found.image}",
-                        "Leave the option out, or take the map out of the dataset",
-                    )
-                )
-            sources.append(AuxiliarySource(quantity, None, None, 1.0, "nominal"))
-        elif found is None:
-            suffix = MAP_SUFFIXES[quantity]
-            choice = f", or accept the nominal value: --assume-nominal {quantity}"
-            faults.append(
-                Fault(
-                    files.folder,
-                    f"no {quantity} map ({suffix}) was found",
-                    f"Add {suffix} to the dataset or give --derivatives NAME=PATH with one"
-                    + (choice if quantity in NOMINAL else ""),
-                )
-            )
-        else:
-            factor = _unit_factor(quantity, found, files.series, faults)
-            sources.append(AuxiliarySource(quantity, found.image, found.sd, factor, found.dataset))
-    return sources
-
-
-def _unit_factor(
-    quantity: str, found: MapFile, series: Sequence[Series], faults: list[Fault]
-) -> float:
-    """Factor from the map's unit to s, ppm or 1."""
-    unit = found.fields.get("Units")
-    sd_unit = found.sd_fields.get("Units", unit)
-    accepted: dict[str | None, float]
-    if quantity in ("T1", "T2"):
-        accepted = {"s": 1.0, None: 1.0}  # BIDS: these maps are in seconds
-    elif quantity == "B0":
-        # without a frequency the series itself is at fault, which is said elsewhere
-        frequencies = [f for f in (frequency_mhz(s.fields) for s in series) if f]
-        accepted = {"ppm": 1.0, "Hz": 1 / frequencies[0] if frequencies else 1.0}
-    else:
-        accepted = {"percent": 0.01, "%": 0.01, "arbitrary": 1.0, "1": 1.0}
-    if found.sd is not None and sd_unit != unit:
-        what = f"Units is {sd_unit!r}, but {found.image.name} is in {unit!r}"
-        faults.append(Fault(found.sd, what, "Give both maps in one unit"))
-    if (isinstance(unit, str) or unit is None) and unit in accepted:
-        return accepted[unit]
-    faults.append(
-        Fault(
-            found.image,
-            f"Units is {unit!r}, expected {' or '.join(str(u) for u in accepted if u)}",
-            "State the unit in the sidecar, converting the map if need be",
-        )
-    )
-    return 1.0
-
-
-def _check_images(
-    mask_path: Path,
-    stages: Sequence[StagePlan],
-    sources: Sequence[AuxiliarySource],
-    regions: Sequence[Region],
-) -> list[Fault]:
-    """Grids, volumes and values of everything a session uses."""
-    faults: list[Fault] = []
-
-    def load(path: Path) -> nib.Nifti1Image | None:
-        try:
-            return load_image(path)
-        except InputError as exc:
-            faults.extend(exc.faults)
-            return None
-
-    mask_image = load(mask_path)
-    if mask_image is None:
-        return faults
-    mask = image_data(mask_path) > 0
-    if mask.ndim != 3 or not mask.any():
-        what = f"has {mask.ndim} axes" if mask.ndim != 3 else "is empty"
-        return [
-            *faults,
-            Fault(mask_path, f"the brain mask {what}", "Supply a 3D mask of the brain"),
-        ]
-    others = [s.image for s in sources if s.image] + [s.sd for s in sources if s.sd]
-    others += [r.image for r in regions]
-    for path in [*(p.series.image for p in stages), *others]:
-        image = load(path)
-        if image is not None and not same_grid(image, mask_image):
-            faults.append(
-                Fault(
-                    path,
-                    f"its grid {image.shape[:3]} differs from that of {mask_path.name} "
-                    f"{mask_image.shape} in shape or affine",
-                    "Resample all images of the session to one grid first",
-                )
-            )
-    if faults:
-        return faults
-    for plan in stages:
-        faults += _check_series(plan, mask)
-    for source in sources:
-        faults += _check_map(source, mask) + _check_sd(source, mask)
-    return faults
-
-
-def _check_series(plan: StagePlan, mask: np.ndarray) -> list[Fault]:
-    path, rows = plan.series.image, plan.problem.protocol.n_volumes
-    data = image_data(path)
-    if data.ndim > 4:
-        return [Fault(path, f"has {data.ndim} axes", "Supply a 4D series")]
-    volumes = data.shape[3] if data.ndim == 4 else 1
-    if volumes != rows:
-        return [
-            Fault(
-                path,
-                f"has {volumes} volumes, but {plan.series.context} has {rows} rows",
-                "Give one row per volume",
-            )
-        ]
-    inside = data[mask]
-    faults = []
-    if not np.isfinite(inside).all():
-        bad = ", ".join(str(v + 1) for v in np.flatnonzero(~np.isfinite(inside).all(axis=0)))
-        faults.append(
-            Fault(path, f"holds NaN or infinite values in volumes {bad}", "Reconstruct the series")
-        )
-    elif (inside < 0).any():
-        faults.append(
-            Fault(path, "holds negative values in the mask", "Supply magnitude images, not phase")
-        )
-    elif not inside.any():
-        faults.append(Fault(path, "is zero everywhere in the mask", "Check series and mask"))
-    elif not inside.any(axis=0).all():
-        empty = ", ".join(str(v + 1) for v in np.flatnonzero(~inside.any(axis=0)))
-        faults.append(
-            Fault(
-                path, f"volumes {empty} are zero everywhere in the mask", "Reconstruct the series"
-            )
-        )
-    return faults
-
-
-def _check_sd(source: AuxiliarySource, mask: np.ndarray) -> list[Fault]:
-    if source.sd is None:
-        return []
-    values = image_data(source.sd)
-    if values.ndim != 3:
-        return [Fault(source.sd, f"has {values.ndim} axes", "Supply a 3D map")]
-    inside = values[mask]
-    if not np.isfinite(inside).any() or (inside < 0).any():
-        return [
-            Fault(source.sd, "is no map of standard deviations (negative or NaN)", "Correct it")
-        ]
-    return []
-
-
-def _check_map(source: AuxiliarySource, mask: np.ndarray) -> list[Fault]:
-    if source.image is None:
-        return []
-    values = image_data(source.image)
-    if values.ndim != 3:
-        return [Fault(source.image, f"has {values.ndim} axes", "Supply a 3D map")]
-    inside = values[mask] * source.to_si
-    if not np.any(np.isfinite(inside) & (inside != 0)):
-        return [Fault(source.image, "holds no value inside the mask", "Supply another map")]
-    if usable_auxiliary(source.quantity, inside).mean() < 0.5:
-        low, high = PLAUSIBLE[source.quantity]
-        median = float(np.nanmedian(inside[np.isfinite(inside)]))
-        return [
-            Fault(
-                source.image,
-                f"median {source.quantity} in the mask is {median:g} after conversion and most "
-                f"voxels lie outside {low:g} to {high:g} {UNITS[source.quantity]}",
-                "Check the unit of the map (BIDS: T1map and T2map in seconds) and its sidecar",
-            )
-        ]
-    return []
-
-
-def usable_auxiliary(quantity: str, values: np.ndarray) -> np.ndarray:
-    """Voxels whose auxiliary value (package units) is finite and physically plausible."""
-    low, high = PLAUSIBLE[quantity]
-    usable: np.ndarray = np.isfinite(values) & (values >= low) & (values <= high)
-    return usable

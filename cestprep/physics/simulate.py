@@ -37,7 +37,7 @@ def _lift(model: PoolModel, p: Parameters, ones: Array) -> Array:
     lift = jnp.zeros((n, k + 1, *ones.shape), ones.dtype).at[z[0], 0].set(ones)
     for i, (pool, place) in enumerate(zip(model.ordered, z[1:], strict=True), start=1):
         if model.pools_rebalance:
-            lift = lift.at[place, 0].set(p[f"{pool.name}.fraction"] * ones)
+            lift = lift.at[place, 0].set(p[f"{pool.name}.fraction"])
         else:
             lift = lift.at[place, i].set(ones)
     return lift
@@ -77,7 +77,7 @@ def _saturation_maps(
 def _flip(model: PoolModel, p: Parameters, readout: Readout, ones: Array) -> Array:
     """One shot's effect on the carried state; a z-only semisolid pool is left alone."""
     angle = np.deg2rad(readout.flip_angle_deg)
-    cosine = jnp.cos(angle * (p["b1_scale"] * ones if model.b1_scales_readout else ones))
+    cosine = jnp.cos(angle * (p["b1_scale"] if model.b1_scales_readout else ones))
     n = 1 if model.pools_rebalance else 1 + len(model.pools)
     flipped = 1 + len(model.spin_pools)
     flip = affine.identity(n, ones[None, None])
@@ -89,18 +89,18 @@ def _flip(model: PoolModel, p: Parameters, readout: Readout, ones: Array) -> Arr
 def _readout_map(model: PoolModel, p: Parameters, readout: Readout, ones: Array) -> Array:
     shot = _flip(model, p, readout, ones)
     if readout.shot_interval_s:
-        shot = affine.compose(_recovery_map(model, p, readout.shot_interval_s, ones), shot)
+        shot = affine.compose(_recovery_map(model, p, readout.shot_interval_s), shot)
     return affine.power(shot, readout.n_shots)
 
 
-def _recovery_map(model: PoolModel, p: Parameters, duration_s: float, ones: Array) -> Array:
-    return affine.exponential(bloch.longitudinal_generator(model, p) * ones, duration_s)
+def _recovery_map(model: PoolModel, p: Parameters, duration_s: float) -> Array:
+    return affine.exponential(bloch.longitudinal_generator(model, p), duration_s)
 
 
 def _equilibrium(model: PoolModel, p: Parameters, ones: Array) -> Array:
     if model.pools_rebalance:
         return ones[None]
-    return jnp.stack([ones, *(p[f"{q.name}.fraction"] * ones for q in model.ordered)])
+    return jnp.stack([ones, *(p[f"{q.name}.fraction"] for q in model.ordered)])
 
 
 def _volume_saturations(model: PoolModel, p: Parameters, protocol: Protocol, ones: Array) -> Array:
@@ -144,10 +144,11 @@ def signal(protocol: Protocol, model: PoolModel, p: Parameters) -> Array:
         raise KeyError(f"parameters missing for this pool model: {', '.join(missing)}")
     shape = jnp.broadcast_shapes(*(jnp.shape(v) for v in p.values()))
     ones = jnp.ones(shape if shape else (1,), jnp.result_type(*p.values()))
+    p = {name: value * ones for name, value in p.items()}
     volumes = protocol.volumes
     saturation = _volume_saturations(model, p, protocol, ones)
     recoveries, which_recovery = _unique([v.recovery_s for v in volumes])
-    recovery = jnp.stack([_recovery_map(model, p, t, ones) for t in recoveries])
+    recovery = jnp.stack([_recovery_map(model, p, t) for t in recoveries])
     readouts, which_readout = _unique([v.readout for v in volumes])
     readout = jnp.stack([_readout_map(model, p, r, ones) for r in readouts])
 

@@ -11,10 +11,10 @@ import jinja2
 import numpy as np
 
 from cestprep import __version__
+from cestprep.bids.auxiliary import UNITS, auxiliary_values
 from cestprep.bids.derivatives import Sink, propagated_parameters
 from cestprep.bids.files import image_data, write_json, write_text
-from cestprep.bids.observe import auxiliary_values
-from cestprep.bids.plan import UNITS, SessionPlan, StagePlan
+from cestprep.bids.plan import SessionPlan, StagePlan
 from cestprep.inference import methods
 from cestprep.inference.estimate import LEVELS, Estimate, Validity
 from cestprep.physics.simulate import SOLVER
@@ -37,6 +37,7 @@ def render(context: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["digits"] = lambda value: f"{value:#.3g}".rstrip(".")
     return environment.get_template("session.html.j2").render(version=__version__, **context)
 
 

@@ -201,3 +201,15 @@ def test_missing_parameter_is_named():
     protocol = vx.protocol([(0.0, None)], 127.0, (90.0, 1, 0.0))
     with pytest.raises(KeyError, match=r"semisolid\.fraction"):
         simulate.signal(protocol, vx.model(("semisolid",)), {"t1": np.ones(1)})
+
+
+def test_parameters_may_be_scalars_or_arrays(x64):
+    """A recipe's constants are scalars; only some parameters vary between voxels."""
+    names = ("amide", "semisolid")
+    p = vx.parameters(names, vx.random_voxels(names, 3, 8))
+    p |= {k: np.full(3, v[0]) for k, v in p.items() if not k.startswith("amide")}
+    mixed = {k: v if k.startswith("amide") else v[0] for k, v in p.items()}
+    for rebalance in (True, False):
+        protocol = vx.protocol(vx.rows(OFFSETS["amide"], True), 298.0, (90.0, 1, 0.0))
+        simulated, _ = compiled(protocol, vx.model(names, pools_rebalance=rebalance))
+        np.testing.assert_allclose(simulated(mixed), simulated(p), atol=1e-13)

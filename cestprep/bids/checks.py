@@ -1,0 +1,145 @@
+"""Checks of the images a session uses, as rules of one sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from cestprep.bids.auxiliary import PLAUSIBLE, UNITS, AuxiliarySource, usable_auxiliary
+from cestprep.bids.files import image_data, load_image, same_grid
+from cestprep.bids.session import Series
+from cestprep.errors import Fault, InputError
+
+
+def check_images(
+    mask_path: Path,
+    series: Sequence[tuple[Series, int]],
+    sources: Sequence[AuxiliarySource],
+    regions: Sequence[Path],
+) -> list[Fault]:
+    """Grids, volumes and values of everything a session uses.
+
+    Parameters
+    ----------
+    mask_path : Path
+    series : sequence of (Series, int)
+        With the number of volumes their tables describe.
+    sources : sequence of AuxiliarySource
+    regions : sequence of Path
+    """
+    faults: list[Fault] = []
+
+    def load(path: Path) -> nib.Nifti1Image | None:
+        try:
+            return load_image(path)
+        except InputError as exc:
+            faults.extend(exc.faults)
+            return None
+
+    mask_image = load(mask_path)
+    if mask_image is None:
+        return faults
+    mask = image_data(mask_path) > 0
+    if mask.ndim != 3 or not mask.any():
+        what = f"has {mask.ndim} axes" if mask.ndim != 3 else "is empty"
+        return [
+            *faults,
+            Fault(mask_path, f"the brain mask {what}", "Supply a 3D mask of the brain"),
+        ]
+    others = [s.image for s in sources if s.image] + [s.sd for s in sources if s.sd]
+    for path in [*(s.image for s, _ in series), *others, *regions]:
+        image = load(path)
+        if image is not None and not same_grid(image, mask_image):
+            faults.append(
+                Fault(
+                    path,
+                    f"its grid {image.shape[:3]} differs from that of {mask_path.name} "
+                    f"{mask_image.shape} in shape or affine",
+                    "Resample all images of the session to one grid first",
+                )
+            )
+    if faults:
+        return faults
+    for one, rows in series:
+        faults += _check_series(one, rows, mask)
+    for source in sources:
+        faults += _check_map(source, mask) + _check_sd(source, mask)
+    return faults
+
+
+def _check_series(series: Series, rows: int, mask: np.ndarray) -> list[Fault]:
+    path = series.image
+    data = image_data(path)
+    if data.ndim > 4:
+        return [Fault(path, f"has {data.ndim} axes", "Supply a 4D series")]
+    volumes = data.shape[3] if data.ndim == 4 else 1
+    if volumes != rows:
+        return [
+            Fault(
+                path,
+                f"has {volumes} volumes, but {series.context} has {rows} rows",
+                "Give one row per volume",
+            )
+        ]
+    inside = data[mask]
+    faults = []
+    if not np.isfinite(inside).all():
+        bad = ", ".join(str(v + 1) for v in np.flatnonzero(~np.isfinite(inside).all(axis=0)))
+        faults.append(
+            Fault(path, f"holds NaN or infinite values in volumes {bad}", "Reconstruct the series")
+        )
+    elif (inside < 0).any():
+        faults.append(
+            Fault(path, "holds negative values in the mask", "Supply magnitude images, not phase")
+        )
+    elif not inside.any():
+        faults.append(Fault(path, "is zero everywhere in the mask", "Check series and mask"))
+    elif not inside.any(axis=0).all():
+        empty = ", ".join(str(v + 1) for v in np.flatnonzero(~inside.any(axis=0)))
+        faults.append(
+            Fault(
+                path, f"volumes {empty} are zero everywhere in the mask", "Reconstruct the series"
+            )
+        )
+    return faults
+
+
+def _check_sd(source: AuxiliarySource, mask: np.ndarray) -> list[Fault]:
+    if source.sd is None:
+        return []
+    values = image_data(source.sd)
+    if values.ndim != 3:
+        return [Fault(source.sd, f"has {values.ndim} axes", "Supply a 3D map")]
+    inside = values[mask]
+    if not np.isfinite(inside).any() or (inside < 0).any():
+        return [
+            Fault(source.sd, "is no map of standard deviations (negative or NaN)", "Correct it")
+        ]
+    return []
+
+
+def _check_map(source: AuxiliarySource, mask: np.ndarray) -> list[Fault]:
+    if source.image is None:
+        return []
+    values = image_data(source.image)
+    if values.ndim != 3:
+        return [Fault(source.image, f"has {values.ndim} axes", "Supply a 3D map")]
+    inside = values[mask] * source.to_si
+    measured = np.isfinite(inside) & ((inside != 0) | (source.quantity == "B0"))
+    if not measured.any():
+        return [Fault(source.image, "holds no value inside the mask", "Supply another map")]
+    if usable_auxiliary(source.quantity, inside).mean() < 0.5:
+        low, high = PLAUSIBLE[source.quantity]
+        median = float(np.nanmedian(inside[np.isfinite(inside)]))
+        return [
+            Fault(
+                source.image,
+                f"median {source.quantity} in the mask is {median:g} after conversion and most "
+                f"voxels lie outside {low:g} to {high:g} {UNITS[source.quantity]}",
+                "Check the unit of the map (BIDS: T1map and T2map in seconds) and its sidecar",
+            )
+        ]
+    return []
