@@ -1,9 +1,16 @@
-"""Settings of a run: one frozen object, made once and passed down."""
+"""Settings of a run: one frozen object, made once, passed down and saved with the results."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import tomllib
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
+
+from cestprep.errors import Fault, UsageError
+from cestprep.resources import usable_cores, usable_memory_gb
+
+ASSUMABLE = ("B0", "B1")
 
 
 @dataclass(frozen=True)
@@ -13,18 +20,20 @@ class Settings:
     Attributes
     ----------
     bids_dir, out_dir, work_dir : Path
+    recipe : str
+        Name of a packaged recipe or path of a YAML file.
     participants, sessions : tuple of str
         Asked labels without prefix; empty for all.
     method : str
         Estimation method; also the one quality control reads.
-    recipe : str
-        Name of a packaged recipe or path of a YAML file.
     assume_nominal : tuple of str
         Field maps replaced by their nominal value on the user's word: "B0", "B1".
-    derivatives : tuple of (name, Path)
-        Derivative datasets that supply maps, masks and regions.
+    derivatives : mapping of str to Path
+        Derivative datasets that supply maps, masks and regions, by name.
     nprocs : int
-        Processes that run at the same time.
+        Steps that run at the same time.
+    memory_gb : float
+        Memory the steps may take together (steps wait for each other, nothing is enforced).
     random_seed : int
     verbose : int
     """
@@ -32,12 +41,80 @@ class Settings:
     bids_dir: Path
     out_dir: Path
     work_dir: Path
-    recipe: str
+    recipe: str = "brain-3t"
     participants: tuple[str, ...] = ()
     sessions: tuple[str, ...] = ()
     method: str = "voxelwise"
     assume_nominal: tuple[str, ...] = ()
-    derivatives: tuple[tuple[str, Path], ...] = ()
-    nprocs: int = 1
+    derivatives: dict[str, Path] = field(default_factory=dict)
+    nprocs: int = field(default_factory=usable_cores)
+    memory_gb: float = field(default_factory=usable_memory_gb)
     random_seed: int = 0
     verbose: int = 0
+
+    def to_toml(self) -> str:
+        """TOML text from which `read_toml` makes the same settings."""
+        import tomli_w
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: plain(item) for key, item in value.items()}
+            if isinstance(value, tuple):
+                return list(value)
+            return str(value) if isinstance(value, Path) else value
+
+        return tomli_w.dumps({key: plain(value) for key, value in asdict(self).items()})
+
+
+#: What each kind of setting looks like in a file, in words.
+_SHAPES: dict[str, tuple[Any, str]] = {
+    "Path": (str, "a path"),
+    "str": (str, "text"),
+    "tuple[str, ...]": (list, "a list of texts"),
+    "dict[str, Path]": (dict, "a table of names and paths"),
+    "int": (int, "a whole number"),
+    "float": ((int, float), "a number"),
+}
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Settings in a TOML file, as keyword arguments of `Settings`; absent ones are absent.
+
+    Raises
+    ------
+    UsageError
+        If the file cannot be read, holds an unknown key or a value of the wrong kind.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise UsageError(
+            Fault(f"--config-file {path}", f"cannot be read as TOML ({exc})", "Mend the file")
+        ) from None
+    kinds = {f.name: str(f.type) for f in fields(Settings)}
+    faults = []
+    settings: dict[str, Any] = {}
+    for key, value in raw.items():
+        if key not in kinds:
+            known = ", ".join(kinds)
+            faults.append(Fault(path, f"unknown setting '{key}'", f"Known are {known}"))
+            continue
+        shape, words = _SHAPES[kinds[key]]
+        items = value if isinstance(value, list) else []
+        items = list(value.values()) if isinstance(value, dict) else items
+        fits = isinstance(value, shape) and not isinstance(value, bool)
+        if not fits or not all(isinstance(item, str) for item in items):
+            faults.append(Fault(path, f"{key} is {value!r}, expected {words}", "Correct it"))
+            continue
+        settings[key] = _typed(kinds[key], value)
+    if faults:
+        raise UsageError(*faults)
+    return settings
+
+
+def _typed(kind: str, value: Any) -> Any:
+    if kind == "Path":
+        return Path(value)
+    if kind == "dict[str, Path]":
+        return {name: Path(item) for name, item in value.items()}
+    return tuple(value) if isinstance(value, list) else value

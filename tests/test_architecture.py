@@ -15,7 +15,7 @@ PACKAGE = ROOT / "cestprep"
 
 #: Layers from below; a module may import its own layer and those below it.
 LAYERS = (
-    ("errors", "physics", "progress", "settings"),
+    ("errors", "physics", "progress", "resources", "settings"),
     ("data", "inference", "phantom"),
     ("bids",),
     ("report",),

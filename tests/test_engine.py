@@ -10,6 +10,7 @@ import time
 
 import pytest
 import sessions
+from processes import alive, descendants, resident_bytes
 
 from cestprep.engine.result import ExitCode, RunResult, SessionResult
 
@@ -28,29 +29,6 @@ def start(dataset, tmp_path, code="from cestprep.cli.participant import main"):
     return subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, text=True)
 
 
-def descendants(pid):
-    """Processes below a process, from /proc."""
-    found = []
-    for entry in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{entry}/stat") as handle:
-                parent = int(handle.read().rpartition(")")[2].split()[1])
-        except (OSError, ValueError):
-            continue
-        if parent == pid:
-            found += [int(entry), *descendants(int(entry))]
-    return found
-
-
-def alive(pid):
-    """Whether a process exists and is not merely waiting to be reaped."""
-    try:
-        with open(f"/proc/{pid}/stat") as handle:
-            return handle.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def worker_in_fit(process):
     """Wait until a worker has started a fit; its process."""
     for line in process.stderr:
@@ -59,9 +37,7 @@ def worker_in_fit(process):
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for pid in descendants(process.pid):
-            with open(f"/proc/{pid}/statm") as handle:
-                resident = int(handle.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-            if resident > 250e6 and descendants(pid) == []:
+            if resident_bytes(pid) > 250e6 and descendants(pid) == []:
                 return pid
         time.sleep(0.2)
     raise AssertionError("no worker started")

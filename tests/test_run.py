@@ -192,3 +192,30 @@ def test_bad_input_of_a_new_session_gets_an_error_page_which_success_replaces(do
     assert result.returncode == 0
     assert status["sessions"][0]["nodes_run"] == 1  # the report
     assert "Not processed" not in page.read_text()
+
+
+def test_region_table(done):
+    path = done / "out" / f"{CEST}_acq-mt_seg-tissue_model-bm2poolmt_desc-voxelwise_cestmap.tsv"
+    table = pd.read_csv(path, sep="\t")
+    assert list(table["name"].unique()) == ["CSF", "GM", "WM"]
+    assert set(table["unit"]) == {"percent", "1/s"}
+    described = json.loads(path.with_suffix(".json").read_text())
+    assert set(described) == set(table.columns)
+    fss = table[table["parameter"] == "fss"].set_index("name")
+    assert fss.loc["WM", "mean"] == pytest.approx(13.1, rel=0.15)
+    assert fss.loc["GM", "mean"] == pytest.approx(6.3, rel=0.15)
+    maps = estimated(done, "fss")
+    tissue = nib.load(
+        done / "bids/derivatives/masks/sub-01/ses-01/anat/sub-01_ses-01_seg-tissue_dseg.nii.gz"
+    ).get_fdata()
+    valid = load(done, "acq-mt_space-cestref_model-bm2poolmt_label-valid_desc-voxelwise_mask") > 0
+    assert fss.loc["GM", "n_voxels"] == (tissue == 2).sum()
+    assert fss.loc["GM", "median"] == pytest.approx(np.median(maps[(tissue == 2) & valid]), rel=1e-4)
+
+
+def test_settings_are_kept_and_reproduce_the_run(done):
+    newest = max(done.glob("out/logs/*/cestprep.toml"), key=lambda p: p.stat().st_mtime_ns)
+    arguments = [str(done / "bids"), str(done / "out"), "participant", "--config-file", str(newest)]
+    result = sessions.run(arguments)
+    assert result.returncode == 0
+    assert sessions.status(done / "out")["sessions"][0]["nodes_run"] == 0

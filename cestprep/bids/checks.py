@@ -47,7 +47,7 @@ def check_images(
         what = f"has {mask.ndim} axes" if mask.ndim != 3 else "is empty"
         return [
             *faults,
-            Fault(mask_path, f"the brain mask {what}", "Supply a 3D mask of the brain"),
+            Fault(mask_path, f"the mask {what}", "Supply a 3D mask of what is to be fitted"),
         ]
     others = [s.image for s in sources if s.image] + [s.sd for s in sources if s.sd]
     for path in [*(s.image for s, _ in series), *others, *regions]:

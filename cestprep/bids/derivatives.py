@@ -74,6 +74,11 @@ class Sink:
         shared = {**plan.entities, "space": "cestref", "model": plan.stage.model}
         return self.path(session, suffix, **shared, desc=self.method, **entities)
 
+    def region_path(self, session: SessionPlan, plan: StagePlan, segmentation: str) -> Path:
+        """Path of a stage's region table (tables carry no ``space-``)."""
+        shared = {**plan.entities, "segmentation": segmentation, "model": plan.stage.model}
+        return self.path(session, "cestmap", ".tsv", **shared, desc=self.method)
+
     def reference_path(self, session: SessionPlan) -> Path:
         """Path of the session's ``cestref``."""
         return self.path(session, "cestref", desc="coreg")

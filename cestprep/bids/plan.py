@@ -76,7 +76,8 @@ class SessionPlan:
     def files(self) -> list[Path]:
         """Every image the session reads."""
         maps = [p for a in self.auxiliary for p in (a.image, a.sd) if p is not None]
-        return [*(plan.series.image for plan in self.stages), *maps, self.mask]
+        labels = [p for r in self.regions for p in (r.image, r.table) if p is not None]
+        return [*(plan.series.image for plan in self.stages), *maps, self.mask, *labels]
 
     def stage(self, name: str) -> StagePlan:
         """The plan of a stage."""
@@ -96,7 +97,7 @@ class SessionPlan:
             name = source.image.name if source.image else f"nominal {source.nominal:g} (asked for)"
             lines.append(f"  {source.quantity}: {name}" + (" with SD map" if source.sd else ""))
         lines.append(f"  mask: {self.mask.name}")
-        lines += [f"  region {r.name}: {r.image.name} (found; not used yet)" for r in self.regions]
+        lines += [f"  region {r.name}: {r.image.name}" for r in self.regions]
         lines += [
             f"  not read: {path.name} (Pulseq files are not read yet; table and sidecar count)"
             for plan in self.stages
@@ -128,7 +129,7 @@ def plan_session(files: SessionFiles, recipe: Recipe, assume_nominal: Sequence[s
         faults.append(
             Fault(
                 files.folder,
-                "no brain mask (desc-brain_mask) was found",
+                f"no {recipe.mask} mask (desc-{recipe.mask}_mask) was found",
                 "Give a derivative dataset that holds one: --derivatives masks=PATH",
             )
         )

@@ -62,6 +62,7 @@ class Region:
     name: str
     image: Path
     table: Path | None
+    is_dseg: bool
 
 
 @dataclass(frozen=True)
@@ -184,9 +185,13 @@ def make_layout(root: Path, subjects: Sequence[str]) -> BIDSLayout:
 
 
 def select_session(
-    layout: BIDSLayout, derivatives: Mapping[str, BIDSLayout], subject: str, session: str | None
+    layout: BIDSLayout,
+    derivatives: Mapping[str, BIDSLayout],
+    subject: str,
+    session: str | None,
+    mask: str = "brain",
 ) -> SessionFiles:
-    """Find the series, maps, mask and regions of one session.
+    """Find the series, maps, mask (``desc-<mask>_mask``) and regions of one session.
 
     Maps and masks of derivative datasets come before those of the raw dataset; among the datasets
     the first one given wins.  Nothing is chosen by the ``acq`` label.
@@ -206,7 +211,7 @@ def select_session(
                 maps[quantity] = found
                 break
     masks = [
-        _only(_query(d, subject, session, ["mask"], desc="brain"), "brain mask")
+        _only(_query(d, subject, session, ["mask"], desc=mask, label=None), f"{mask} mask")
         for d in derivatives.values()
     ]
     return SessionFiles(
@@ -282,5 +287,5 @@ def _regions(layout: BIDSLayout, subject: str, session: str | None) -> list[Regi
         if name is None:
             continue
         tables = applicable(image, root, "dseg", ".tsv") if is_dseg else []
-        regions.append(Region(name, image, tables[0] if tables else None))
+        regions.append(Region(name, image, tables[0] if tables else None, is_dseg))
     return regions

@@ -8,12 +8,14 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from cestprep import __version__
 from cestprep.data import recipe_names
 from cestprep.errors import Fault, UsageError
-from cestprep.settings import Settings
+from cestprep.resources import usable_cores, usable_memory_gb
+from cestprep.settings import ASSUMABLE, Settings, read_toml
 
 EPILOG = """\
 exit codes: 0 all asked sessions done; 1 some session failed; 2 command line or dataset;
@@ -39,6 +41,16 @@ def _named_path(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
+def _gigabytes(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of GB above 0")
+    return value
+
+
 def _positive(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
@@ -58,108 +70,179 @@ def make_parser(methods: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument("analysis_level", choices=["participant"], help="level of the analysis")
     parser.add_argument("--version", action="version", version=f"cestprep {__version__}")
     parser.add_argument(
+        "--config-file",
+        type=Path,
+        metavar="TOML",
+        help="settings from a file, such as the cestprep.toml an earlier run left in its logs; "
+        "what is typed here wins",
+    )
+    parser.add_argument(
         "-v",
         "--verbose",
         action="count",
-        default=0,
+        default=argparse.SUPPRESS,
         help="say more (-vv: also what the workflow engine says)",
     )
+    _add_selection(parser.add_argument_group("what to process"))
+    _add_estimation(parser.add_argument_group("estimation"), methods)
+    _add_performance(parser.add_argument_group("performance"))
+    return parser
 
-    which = parser.add_argument_group("what to process")
-    which.add_argument(
+
+# Defaults live in Settings: an option that was not typed must not override the settings file.
+Group = argparse._ArgumentGroup
+
+
+def _add_selection(group: Group) -> None:
+    group.add_argument(
         "--participant-label",
         "--participant_label",
+        dest="participants",
         nargs="+",
         action="extend",
-        default=[],
+        default=argparse.SUPPRESS,
         type=_label("sub-"),
         metavar="LABEL",
         help="participants (default: all)",
     )
-    which.add_argument(
+    group.add_argument(
         "--session-label",
         "--session-id",
+        dest="sessions",
         nargs="+",
         action="extend",
-        default=[],
+        default=argparse.SUPPRESS,
         type=_label("ses-"),
         metavar="LABEL",
         help="sessions (default: all)",
     )
-    which.add_argument(
+    group.add_argument(
         "--derivatives",
         nargs="+",
         action="extend",
-        default=[],
+        default=argparse.SUPPRESS,
         type=_named_path,
         metavar="NAME=PATH",
-        help="derivative datasets with maps, brain masks (desc-brain_mask) and "
-        "labelled regions; the first that has one wins, before the raw dataset",
+        help="derivative datasets with maps, masks (desc-brain_mask, or what the recipe names) "
+        "and labelled regions; the first that has one wins, before the raw dataset",
     )
-    which.add_argument(
+    group.add_argument(
         "--dry-run",
         action="store_true",
         help="check everything, print per session what would be used, and stop",
     )
 
-    how = parser.add_argument_group("estimation")
-    how.add_argument(
+
+def _add_estimation(group: Group, methods: Sequence[str]) -> None:
+    group.add_argument(
         "--recipe",
-        default="brain-3t",
+        default=argparse.SUPPRESS,
         metavar="NAME|FILE",
         help=f"what to estimate: {', '.join(recipe_names())}, or a YAML file "
-        "(default: %(default)s)",
+        f"(default: {Settings.recipe})",
     )
-    how.add_argument(
+    group.add_argument(
         "--method",
-        default="voxelwise",
+        default=argparse.SUPPRESS,
         choices=methods,
         help="estimation method, written as desc-<method>; also the one the report "
-        "and quality tables read (default: %(default)s)",
+        f"and quality tables read (default: {Settings.method})",
     )
-    how.add_argument(
+    group.add_argument(
         "--assume-nominal",
         nargs="+",
         action="extend",
-        default=[],
-        choices=["B0", "B1"],
+        default=argparse.SUPPRESS,
+        choices=ASSUMABLE,
         metavar="{B0,B1}",
         help="take B0 as 0 and/or B1 as nominal for want of a map (an error where one exists)",
     )
-    how.add_argument(
+    group.add_argument(
         "--random-seed",
         type=int,
-        default=0,
-        help="seed of methods that draw random numbers; voxelwise does not (default: 0)",
+        default=argparse.SUPPRESS,
+        metavar="SEED",
+        help="seed of methods that draw random numbers; voxelwise does not "
+        f"(default: {Settings.random_seed})",
     )
 
-    performance = parser.add_argument_group("performance")
-    performance.add_argument(
+
+def _add_performance(group: Group) -> None:
+    group.add_argument(
         "-w",
         "--work-dir",
         type=Path,
+        default=argparse.SUPPRESS,
         help="working files; the same folder resumes an earlier run "
         "(default: a folder in the system's temporary directory)",
     )
-    performance.add_argument(
+    group.add_argument(
         "--nprocs",
         type=_positive,
-        default=len(os.sched_getaffinity(0)),
-        help="steps that run at the same time (default: usable cores, %(default)s)",
+        default=argparse.SUPPRESS,
+        metavar="N",
+        help="steps that run at the same time (default: usable cores, "
+        f"{usable_cores()} here); one fit already uses all cores",
     )
-    return parser
+    group.add_argument(
+        "--mem",
+        dest="memory_gb",
+        type=_gigabytes,
+        default=argparse.SUPPRESS,
+        metavar="GB",
+        help="memory the steps may take together; steps wait for each other, nothing is enforced "
+        f"(default: usable memory, {usable_memory_gb():g} here)",
+    )
 
 
-def settings_of(options: argparse.Namespace) -> Settings:
-    """Resolved settings.
+def settings_of(options: argparse.Namespace, methods: Sequence[str]) -> Settings:
+    """Resolved settings: what was typed, else the settings file, else the defaults.
 
     Raises
     ------
     UsageError
-        If folders are missing or overlap.
+        If the file is faulty, or folders are missing or overlap.
     """
-    bids_dir, out_dir = options.bids_dir.resolve(), options.out_dir.resolve()
-    work_dir = (options.work_dir or _default_work_dir(bids_dir)).resolve()
+    typed = {f.name: getattr(options, f.name) for f in fields(Settings) if hasattr(options, f.name)}
+    if "derivatives" in typed:
+        typed["derivatives"] = _distinct(typed["derivatives"])
+    merged = (read_toml(options.config_file) if options.config_file else {}) | typed
+    bids_dir, out_dir = merged["bids_dir"].resolve(), merged["out_dir"].resolve()
+    work_dir = merged.get("work_dir") or _default_work_dir(bids_dir)
+    recipe = merged.get("recipe", Settings.recipe)
+    merged |= {
+        "bids_dir": bids_dir,
+        "out_dir": out_dir,
+        "work_dir": work_dir.resolve(),
+        "recipe": recipe if recipe in recipe_names() else str(Path(recipe).resolve()),
+        "participants": tuple(map(str, merged.get("participants", ()))),
+        "sessions": tuple(map(str, merged.get("sessions", ()))),
+        "assume_nominal": tuple(dict.fromkeys(merged.get("assume_nominal", ()))),
+        "derivatives": {n: p.resolve() for n, p in merged.get("derivatives", {}).items()},
+    }
+    settings = Settings(**merged)
+    _check_values(settings, methods)
+    _check_folders(settings)
+    return settings
+
+
+def _check_values(settings: Settings, methods: Sequence[str]) -> None:
+    """Values that only a settings file can get wrong."""
+    for found, known, key in (
+        ((settings.method,), methods, "method"),
+        (settings.assume_nominal, ASSUMABLE, "assume_nominal"),
+    ):
+        wrong = [value for value in found if value not in known]
+        if wrong:
+            raise UsageError(
+                Fault(key, f"is {', '.join(wrong)}", f"Choose from {', '.join(known)}")
+            )
+    if settings.nprocs < 1 or not settings.memory_gb > 0:
+        raise UsageError(Fault("nprocs and memory_gb", "must be positive", "Correct them"))
+
+
+def _check_folders(settings: Settings) -> None:
+    bids_dir, out_dir, work_dir = settings.bids_dir, settings.out_dir, settings.work_dir
     if not bids_dir.is_dir():
         raise UsageError(
             Fault(bids_dir, "is not a folder", "Give the top folder of a BIDS dataset")
@@ -181,22 +264,25 @@ def settings_of(options: argparse.Namespace) -> Settings:
         )
     for folder in (out_dir, work_dir):
         _check_writable(folder)
-    derivatives = tuple((name, path.resolve()) for name, path in options.derivatives)
-    _check_derivatives(derivatives)
-    return Settings(
-        bids_dir=bids_dir,
-        out_dir=out_dir,
-        work_dir=work_dir,
-        recipe=options.recipe,
-        participants=tuple(map(str, options.participant_label)),
-        sessions=tuple(map(str, options.session_label)),
-        method=options.method,
-        assume_nominal=tuple(dict.fromkeys(options.assume_nominal)),
-        derivatives=derivatives,
-        nprocs=options.nprocs,
-        random_seed=options.random_seed,
-        verbose=options.verbose,
-    )
+    for name, path in settings.derivatives.items():
+        if not path.is_dir():
+            raise UsageError(
+                Fault(f"--derivatives {name}={path}", "is not a folder", "Correct the path")
+            )
+
+
+def _distinct(named: Sequence[tuple[str, Path]]) -> dict[str, Path]:
+    """Datasets by name; ``raw`` and repeated names are taken."""
+    datasets: dict[str, Path] = {}
+    for name, path in named:
+        if name in datasets or name == "raw":
+            raise UsageError(
+                Fault(
+                    f"--derivatives {name}={path}", f"the name '{name}' is taken", "Choose another"
+                )
+            )
+        datasets[name] = path
+    return datasets
 
 
 def _check_writable(folder: Path) -> None:
@@ -206,21 +292,6 @@ def _check_writable(folder: Path) -> None:
         raise UsageError(Fault(existing, "is a file, expected a folder", "Choose another folder"))
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UsageError(Fault(existing, "cannot be written", "Choose another folder"))
-
-
-def _check_derivatives(derivatives: Sequence[tuple[str, Path]]) -> None:
-    names = [name for name, _ in derivatives]
-    for name, path in derivatives:
-        if names.count(name) > 1 or name == "raw":
-            raise UsageError(
-                Fault(
-                    f"--derivatives {name}={path}", f"the name '{name}' is taken", "Choose another"
-                )
-            )
-        if not path.is_dir():
-            raise UsageError(
-                Fault(f"--derivatives {name}={path}", "is not a folder", "Correct the path")
-            )
 
 
 def _default_work_dir(bids_dir: Path) -> Path:

@@ -37,10 +37,11 @@ class Planned:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the participant level; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    options = make_parser(_method_names()).parse_args(arguments)
-    _start_log(options.verbose)
+    methods = _method_names()
+    options = make_parser(methods).parse_args(arguments)
     try:
-        settings = settings_of(options)
+        settings = settings_of(options, methods)
+        _start_log(settings.verbose)
         planned = plan_run(settings)
         if options.dry_run:
             return _dry_run(planned)
@@ -105,11 +106,11 @@ def plan_run(settings: Settings) -> Planned:
     chosen = choose_sessions(available, settings.participants, settings.sessions)
     subjects = list(dict.fromkeys(subject for subject, _ in chosen))
     layout = make_layout(settings.bids_dir, subjects)
-    derivatives = {name: make_layout(path, subjects) for name, path in settings.derivatives}
+    derivatives = {name: make_layout(path, subjects) for name, path in settings.derivatives.items()}
     planned = Planned([], {})
     for subject, session in chosen:
         try:
-            files = select_session(layout, derivatives, subject, session)
+            files = select_session(layout, derivatives, subject, session, recipe.mask)
             planned.plans.append(plan_session(files, recipe, settings.assume_nominal))
         except InputError as exc:
             planned.unusable[session_label(subject, session)] = exc
@@ -142,15 +143,22 @@ def run(settings: Settings, planned: Planned, command: str) -> int:
             Fault(place, f"cannot be made ({exc.strerror})", "Choose another")
         ) from None
     from cestprep.bids.derivatives import write_dataset
-    from cestprep.bids.files import write_json
+    from cestprep.bids.files import write_json, write_text
     from cestprep.engine.result import RunResult, SessionResult
     from cestprep.report.session import write_failure
     from cestprep.workflows.session import forget_report
 
-    datasets = {"raw": settings.bids_dir, **dict(settings.derivatives)}
+    datasets = {"raw": settings.bids_dir, **settings.derivatives}
     write_dataset(settings.out_dir, datasets)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:8]}"
     log_dir = settings.out_dir / "logs" / run_id
+    write_text(log_dir / "cestprep.toml", settings.to_toml())
+    log.info(
+        "%d steps at a time, %g GB; settings kept in %s",
+        settings.nprocs,
+        settings.memory_gb,
+        log_dir / "cestprep.toml",
+    )
     _say_unusable(planned)
     results = {
         label: SessionResult(label, errors=[str(f) for f in error.faults], unusable_input=True)
@@ -200,7 +208,7 @@ def _execute(
     workflow = init_run_wf(plans, settings, datasets, command)
     by_node = {session_node_name(plan.label): results[plan.label] for plan in plans}
     engine_log_level = logging.INFO if settings.verbose > 1 else logging.CRITICAL
-    run_graph(workflow, by_node, settings.nprocs, log_dir, engine_log_level)
+    run_graph(workflow, by_node, settings.nprocs, settings.memory_gb, log_dir, engine_log_level)
 
 
 def _quiet_environment(work_dir: Path) -> None:

@@ -96,6 +96,7 @@ def run_graph(
     workflow: pe.Workflow,
     sessions: Mapping[str, SessionResult],
     nprocs: int,
+    memory_gb: float,
     crash_dir: Path,
     engine_log_level: int = logging.CRITICAL,
 ) -> None:
@@ -106,6 +107,8 @@ def run_graph(
     workflow : Workflow
     sessions : mapping of graph name to SessionResult
     nprocs : int
+    memory_gb : float
+        What nipype lets the nodes' estimates add up to.
     crash_dir : Path
         Where crash files go.
     engine_log_level : int
@@ -118,6 +121,8 @@ def run_graph(
     plugin = RobustMultiProc(
         {
             "n_procs": nprocs,
+            "memory_gb": memory_gb,
+            "raise_insufficient": False,  # a step larger than the limit runs alone
             "log_level": engine_log_level,
             "status_callback": watcher.status,
             "crash_callback": watcher.crash,

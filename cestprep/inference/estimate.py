@@ -78,6 +78,10 @@ class Estimate:
         """Fields by name."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
+    def take(self, voxels: np.ndarray) -> Estimate:
+        """The estimates of some voxels (boolean mask or indices)."""
+        return Estimate(**{name: array[..., voxels] for name, array in self.arrays().items()})
+
     @classmethod
     def blank(cls, n_parameters: int, n_volumes: int, validity: np.ndarray) -> Estimate:
         """Zeros everywhere, with the given codes."""

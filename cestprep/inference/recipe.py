@@ -103,11 +103,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Stages in order, and the conventions they share; ``field_t`` is the field in T."""
+    """Stages in order, their conventions, the field in T, and whose mask (``desc-<mask>``)."""
 
     name: str
     description: str
     field_t: float
+    mask: str
     mt: Literal["z", "xyz"]
     pools_rebalance: bool
     b1_scales_readout: bool
@@ -126,7 +127,9 @@ class Recipe:
         RecipeError
             Naming the key, what is wrong and what was expected.
         """
-        _known_keys(raw, {"name", "description", "field_t", "conventions", "stages"}, "recipe")
+        _known_keys(
+            raw, {"name", "description", "field_t", "mask", "conventions", "stages"}, "recipe"
+        )
         conventions = _mapping(raw.get("conventions", {}), "conventions")
         _known_keys(
             conventions,
@@ -139,6 +142,7 @@ class Recipe:
             name=str(_need(raw, "name", "recipe")),
             description=str(raw.get("description", "")),
             field_t=_number(_need(raw, "field_t", "recipe"), "field_t"),
+            mask=str(raw.get("mask", "brain")),
             mt=_choice(conventions.get("mt", "z"), ("z", "xyz"), "conventions.mt"),
             pools_rebalance=_flag(conventions, "pools_rebalance"),
             b1_scales_readout=_flag(conventions, "b1_scales_readout"),

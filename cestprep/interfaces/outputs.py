@@ -96,7 +96,7 @@ class SaveReport(SimpleInterface):
 
     def _run_interface(self, runtime: Any) -> Any:
         from cestprep.bids.observe import load_estimate
-        from cestprep.report.session import write_quality_table, write_report
+        from cestprep.report.session import write_report, write_tables
 
         sink, session = _sink(self.inputs), self.inputs.plan
         estimates = {
@@ -105,7 +105,7 @@ class SaveReport(SimpleInterface):
         }
         written = [
             write_report(sink, session, estimates, self.inputs.command),
-            *write_quality_table(sink, session, estimates),
+            *write_tables(sink, session, estimates),
         ]
         self._results["out_files"] = [str(p) for p in written]
         return runtime

@@ -9,12 +9,14 @@ from typing import Any
 
 import jinja2
 import numpy as np
+import pandas as pd
 
 from cestprep import __version__
 from cestprep.bids.auxiliary import UNITS, auxiliary_values
 from cestprep.bids.derivatives import Sink, propagated_parameters
 from cestprep.bids.files import image_data, write_json, write_text
 from cestprep.bids.plan import SessionPlan, StagePlan
+from cestprep.bids.regions import region_voxels
 from cestprep.inference import methods
 from cestprep.inference.estimate import LEVELS, Estimate, Validity
 from cestprep.physics.simulate import SOLVER
@@ -68,14 +70,14 @@ def write_report(
         ),
         "auxiliary": _auxiliary_figure(session, display),
         "stages": [_stage(session, p, estimates[p.stage.name], display) for p in session.stages],
+        "regions": _region_rows(session, estimates, display),
     }
     return write_text(report_path(session.label, sink.out_dir), render(context))
 
 
-def write_quality_table(
-    sink: Sink, session: SessionPlan, estimates: Mapping[str, Estimate]
-) -> list[Path]:
-    """Write ``_qc.tsv`` and its description beside each series' maps; returns the paths."""
+def write_tables(sink: Sink, session: SessionPlan, estimates: Mapping[str, Estimate]) -> list[Path]:
+    """Write ``_qc.tsv`` and region tables of each stage, with descriptions; returns the paths."""
+    regions = region_voxels(session.regions, image_data(session.mask) > 0)
     written = []
     for plan in session.stages:
         estimate = estimates[plan.stage.name]
@@ -84,11 +86,30 @@ def write_quality_table(
         table.insert(0, "model", plan.stage.model)
         table["median_nrmse_percent"] = statistics.median_nrmse(estimate)
         path = sink.path(session, "qc", ".tsv", **plan.entities)
-        text = table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g")
-        written.append(write_text(path, text))
-        columns = {name: {"Description": text} for name, text in statistics.COLUMNS.items()}
-        written.append(write_json(path.with_suffix(".json"), columns))
+        written += _write_table(path, table, statistics.COLUMNS)
+        for name, voxels in regions.items():
+            table = statistics.region_table(estimate, plan.stage.free, voxels)
+            path = sink.region_path(session, plan, name)
+            written += _write_table(path, table, statistics.REGION_COLUMNS)
     return written
+
+
+def _write_table(path: Path, table: pd.DataFrame, columns: Mapping[str, str]) -> list[Path]:
+    text = table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g")
+    described = {name: {"Description": what} for name, what in columns.items()}
+    return [write_text(path, text), write_json(path.with_suffix(".json"), described)]
+
+
+def _region_rows(
+    session: SessionPlan, estimates: Mapping[str, Estimate], display: Display
+) -> list[dict[str, Any]]:
+    rows = []
+    for segmentation, voxels in region_voxels(session.regions, display.mask).items():
+        for plan in session.stages:
+            table = statistics.region_table(estimates[plan.stage.name], plan.stage.free, voxels)
+            table.insert(0, "segmentation", segmentation)
+            rows += table.to_dict("records")
+    return [{str(key): value for key, value in row.items()} for row in rows]
 
 
 def _auxiliary_figure(session: SessionPlan, display: Display) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -61,6 +61,60 @@ def parameter_table(estimate: Estimate, free: Sequence[FreeParameter]) -> pd.Dat
             }
         )
     return pd.DataFrame(rows)
+
+
+#: Columns of the region tables.
+REGION_COLUMNS = {
+    "index": "number of the region in this table",
+    "name": "region",
+    "parameter": "estimated parameter",
+    "unit": "unit of all statistics of the parameter",
+    "n_voxels": "voxels of the region inside the mask",
+    "n_valid": "of these, voxels with a usable estimate; all statistics are over them",
+    "fraction_valid": "n_valid over n_voxels",
+    "share_at_bound": "share of valid voxels at a bound of this parameter",
+    "mean": "mean",
+    "std": "standard deviation between voxels",
+    "median": "median",
+    "quartile1": "first quartile",
+    "quartile3": "third quartile",
+    "median_sd": "median standard deviation of the estimate in one voxel",
+}
+
+
+def region_table(
+    estimate: Estimate, free: Sequence[FreeParameter], regions: Mapping[str, np.ndarray]
+) -> pd.DataFrame:
+    """Statistics of every parameter in every region, long format, in file units.
+
+    Parameters
+    ----------
+    estimate : Estimate
+    free : sequence of FreeParameter
+    regions : mapping of str to ndarray of bool, shape (V,)
+
+    Returns
+    -------
+    DataFrame
+        Columns of `REGION_COLUMNS`; NaN where a region has no valid voxel.
+    """
+    rows = []
+    for index, (name, inside) in enumerate(regions.items(), start=1):
+        part = parameter_table(estimate.take(inside), free)
+        values = estimate.mean[:, inside & estimate.valid]
+        for f, row, own in zip(free, part.to_dict("records"), values, strict=True):
+            rows.append(
+                {
+                    **row,
+                    "index": index,
+                    "name": name,
+                    "n_voxels": row["n_mask"],
+                    "fraction_valid": row["n_valid"] / max(row["n_mask"], 1),
+                    "mean": own.mean() / f.to_si if own.size else np.nan,
+                    "std": own.std(ddof=1) / f.to_si if own.size > 1 else np.nan,
+                }
+            )
+    return pd.DataFrame(rows, columns=list(REGION_COLUMNS))
 
 
 def validity_counts(estimate: Estimate) -> list[tuple[int, str, int, float]]:

@@ -137,7 +137,7 @@ BREAKAGES = {
     "B0 without unit": (change_json(B0, Units=None), "Units is None, expected ppm or Hz"),
     "B0 in rad/s": (change_json(B0, Units="rad/s"), "expected ppm or Hz"),
     "no mask": (remove(f"{MASK}.nii.gz"), "no brain mask"),
-    "empty mask": (change_image(MASK, lambda d: 0 * d), "the brain mask is empty"),
+    "empty mask": (change_image(MASK, lambda d: 0 * d), "the mask is empty"),
     "4D mask": (change_image(MASK, lambda d: np.stack([d, d], axis=-1)), "has 4 axes"),
     "mask on another grid": (change_image(MASK, lambda d: d[:, :-1]), "Resample"),
 }  # fmt: skip
