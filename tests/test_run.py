@@ -210,7 +210,9 @@ def test_region_table(done):
     ).get_fdata()
     valid = load(done, "acq-mt_space-cestref_model-bm2poolmt_label-valid_desc-voxelwise_mask") > 0
     assert fss.loc["GM", "n_voxels"] == (tissue == 2).sum()
-    assert fss.loc["GM", "median"] == pytest.approx(np.median(maps[(tissue == 2) & valid]), rel=1e-4)
+    assert fss.loc["GM", "median"] == pytest.approx(
+        np.median(maps[(tissue == 2) & valid]), rel=1e-4
+    )
 
 
 def test_settings_are_kept_and_reproduce_the_run(done):
