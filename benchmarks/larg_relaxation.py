@@ -19,7 +19,7 @@ from cestprep.inference.problem import InverseProblem, Observation
 from cestprep.inference.recipe import Recipe
 
 T1_S = (2.5, 2.75, 3.0)
-T2_S = (0.75, 0.9, 1.1, 1.2)
+T2_S = (0.75, 1.1, 1.2)
 MM_PER_FRACTION = 110e3 / 3
 
 

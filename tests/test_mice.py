@@ -146,7 +146,7 @@ def test_rerun_executes_nothing(run):
     result = sessions.run(run["arguments"])
     assert result.returncode == 0
     status = sessions.status(run["out"])
-    assert [(s["nodes_run"], s["nodes_cached"]) for s in status["sessions"]] == [(0, 7)] * 4
+    assert [(s["nodes_run"], s["nodes_cached"]) for s in status["sessions"]] == [(0, 8)] * 4
 
 
 def test_report_names_what_was_assumed(run):

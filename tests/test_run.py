@@ -134,7 +134,7 @@ def test_same_command_runs_nothing(done):
     result, status = again(done)
     assert result.returncode == 0
     assert [s["nodes_run"] for s in status["sessions"]] == [0]
-    assert status["sessions"][0]["nodes_cached"] == 7
+    assert status["sessions"][0]["nodes_cached"] == 8
     assert before == {p: p.stat().st_mtime_ns for p in before}
 
 
@@ -221,3 +221,16 @@ def test_settings_are_kept_and_reproduce_the_run(done):
     result = sessions.run(arguments)
     assert result.returncode == 0
     assert sessions.status(done / "out")["sessions"][0]["nodes_run"] == 0
+
+
+def test_report_shows_both_normalisations(done):
+    page = (done / "out/sub-01_ses-01.html").read_text()
+    section = page.split('id="normalisation"')[1].split("</section>")[0]
+    assert section.count("(used)") == 4
+    rows = re.findall(
+        r"<td>(\w+)</td><td class=\"n\">([\d.]+) \(used\)</td><td class=\"n\">([\d.]+)", section
+    )
+    assert [name for name, _, _ in rows] == ["fss", "kssw", "fs", "ksw"]
+    for _, unit_norm, m0 in rows:  # simulated data without misfit: the choice matters little
+        assert float(m0) == pytest.approx(float(unit_norm), rel=0.2)
+        assert m0 != unit_norm

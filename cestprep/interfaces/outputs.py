@@ -85,6 +85,9 @@ class SaveReportInputSpec(SessionInputSpec):
     """Inputs of `SaveReport`."""
 
     estimates = InputMultiObject(File(exists=True), mandatory=True, desc="estimates, stage by stage")
+    normalizations = InputMultiObject(
+        File(exists=True), mandatory=True, desc="medians under both normalisations, stage by stage"
+    )
     command = traits.Str(nohash=True, desc="command line, for the record")
 
 
@@ -95,6 +98,7 @@ class SaveReport(SimpleInterface):
     output_spec = SavedOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
+        from cestprep.bids.files import read_json
         from cestprep.bids.observe import load_estimate
         from cestprep.report.session import write_report, write_tables
 
@@ -103,8 +107,9 @@ class SaveReport(SimpleInterface):
             plan.stage.name: load_estimate(Path(f))
             for plan, f in zip(session.stages, self.inputs.estimates, strict=True)
         }
+        normalizations = [read_json(Path(f)) for f in self.inputs.normalizations]
         written = [
-            write_report(sink, session, estimates, self.inputs.command),
+            write_report(sink, session, estimates, normalizations, self.inputs.command),
             *write_tables(sink, session, estimates),
         ]
         self._results["out_files"] = [str(p) for p in written]

@@ -32,6 +32,7 @@ class FitStageOutputSpec(TraitedSpec):
     """Outputs of `FitStage`."""
 
     estimate = File(exists=True, desc="estimate of all voxels in the mask (.npz)")
+    normalization = File(exists=True, desc="medians under both normalisations (.json)")
 
 
 class FitStage(SimpleInterface):
@@ -41,11 +42,15 @@ class FitStage(SimpleInterface):
     output_spec = FitStageOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
+        from dataclasses import asdict
+
         import numpy as np
 
+        from cestprep.bids.files import write_json
         from cestprep.bids.observe import load_estimate, observe, save_estimate
         from cestprep.inference import methods
         from cestprep.inference.estimate import LEVELS, Estimate, Validity
+        from cestprep.inference.normalization import compare_normalizations
         from cestprep.progress import ProgressLine
 
         session = self.inputs.plan
@@ -55,16 +60,18 @@ class FitStage(SimpleInterface):
         observation, usable = observe(session, plan, earlier)
         codes = np.where(usable, Validity.OK, Validity.MISSING_AUXILIARY)
         estimate = Estimate.blank(len(plan.stage.free), plan.problem.protocol.n_volumes, codes)
+        comparison = None
         if usable.any():
-            part = methods.load(self.inputs.method).estimate(
-                plan.problem,
-                observation.take(usable),
-                seed=self.inputs.seed,
-                progress=ProgressLine(f"{session.label} {plan.stage.name}"),
-            )
+            method, seed = methods.load(self.inputs.method), self.inputs.seed
+            seen, what = observation.take(usable), f"{session.label} {plan.stage.name}"
+            part = method.estimate(plan.problem, seen, seed=seed, progress=ProgressLine(what))
             estimate = estimate.fill(usable, part)
+            comparison = compare_normalizations(plan.problem, seen, part, method, seed)
         if not estimate.valid.any():
             reasons = {LEVELS[Validity(c)] for c in np.unique(estimate.validity)}
             raise RuntimeError(f"no voxel could be estimated ({'; '.join(sorted(reasons))})")
+        path = Path(runtime.cwd) / "normalization.json"
+        write_json(path, asdict(comparison) if comparison else {})
+        self._results["normalization"] = str(path)
         self._results["estimate"] = str(save_estimate(Path(runtime.cwd) / "estimate.npz", estimate))
         return runtime

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,17 @@ def write_failure(label: str, errors: list[str], out_dir: Path, command: str) ->
 
 
 def write_report(
-    sink: Sink, session: SessionPlan, estimates: Mapping[str, Estimate], command: str
+    sink: Sink,
+    session: SessionPlan,
+    estimates: Mapping[str, Estimate],
+    normalizations: Sequence[Mapping[str, Any]],
+    command: str,
 ) -> Path:
-    """Write the page of a session; returns its path."""
+    """Write the page of a session; returns its path.
+
+    ``normalizations`` holds, stage by stage, the fields of
+    `cestprep.inference.normalization.Comparison`, or nothing.
+    """
     display = Display.of(session.mask)
     first = session.stages[0]
     reference = image_data(first.series.image)[..., first.reference_volume]
@@ -70,6 +78,7 @@ def write_report(
         ),
         "auxiliary": _auxiliary_figure(session, display),
         "stages": [_stage(session, p, estimates[p.stage.name], display) for p in session.stages],
+        "normalizations": _normalization_rows(session, normalizations),
         "regions": _region_rows(session, estimates, display),
     }
     return write_text(report_path(session.label, sink.out_dir), render(context))
@@ -98,6 +107,26 @@ def _write_table(path: Path, table: pd.DataFrame, columns: Mapping[str, str]) ->
     text = table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g")
     described = {name: {"Description": what} for name, what in columns.items()}
     return [write_text(path, text), write_json(path.with_suffix(".json"), described)]
+
+
+def _normalization_rows(
+    session: SessionPlan, normalizations: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    rows = []
+    for plan, compared in zip(session.stages, normalizations, strict=True):
+        for i, f in enumerate(plan.stage.free):
+            medians = compared.get("medians", {})
+            rows.append(
+                {
+                    "stage": plan.stage.name,
+                    "parameter": f.name,
+                    "unit": f.unit,
+                    "used": plan.problem.normalization,
+                    "n_voxels": compared.get("n_voxels", 0),
+                    "medians": {name: values[i] / f.to_si for name, values in medians.items()},
+                }
+            )
+    return rows
 
 
 def _region_rows(

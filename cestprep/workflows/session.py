@@ -82,18 +82,22 @@ def init_session_wf(plan: SessionPlan, settings: Settings, datasets: Mapping[str
         fits[name] = SafeNode(fit, name=f"fit_{name}", mem_gb=FIT_MEMORY_GB)
         save = SafeNode(SaveStage(**shared, stage=name), name=f"save_{name}")
         workflow.connect(fits[name], "estimate", save, "estimate")
-        _gather(workflow, [fits[n] for n in stage_plan.inputs_from], fits[name], "earlier")
-    _gather(workflow, list(fits.values()), report, "estimates")
+        earlier = [fits[n] for n in stage_plan.inputs_from]
+        _gather(workflow, earlier, "estimate", fits[name], "earlier")
+    _gather(workflow, list(fits.values()), "estimate", report, "estimates")
+    _gather(workflow, list(fits.values()), "normalization", report, "normalizations")
     return workflow
 
 
-def _gather(workflow: pe.Workflow, fits: Sequence[pe.Node], to: pe.Node, field: str) -> None:
-    """Connect the estimates of some stages, in order, to a list input."""
+def _gather(
+    workflow: pe.Workflow, fits: Sequence[pe.Node], output: str, to: pe.Node, field: str
+) -> None:
+    """Connect an output of some stages, in order, to a list input."""
     if len(fits) < 2:
         for fit in fits:
-            workflow.connect(fit, "estimate", to, field)
+            workflow.connect(fit, output, to, field)
         return
     merge = SafeNode(Merge(len(fits)), name=f"gather_{field}_of_{to.name}")
     for i, fit in enumerate(fits, start=1):
-        workflow.connect(fit, "estimate", merge, f"in{i}")
+        workflow.connect(fit, output, merge, f"in{i}")
     workflow.connect(merge, "out", to, field)
