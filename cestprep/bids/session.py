@@ -223,7 +223,9 @@ def select_session(
         ),
         maps=maps,
         mask=next((m for m in masks if m is not None), None),
-        regions=tuple(r for d in derivatives.values() for r in _regions(d, subject, session)),
+        regions=_first_of_each(
+            [r for d in derivatives.values() for r in _regions(d, subject, session)]
+        ),
     )
 
 
@@ -275,6 +277,14 @@ def _map(
     sd = _only(_query(layout, subject, session, [suffix], stat="std"), f"SD of the {suffix}")
     root = Path(layout.root)
     return MapFile(image, metadata(image, root), sd, metadata(sd, root) if sd else {}, dataset)
+
+
+def _first_of_each(regions: Sequence[Region]) -> tuple[Region, ...]:
+    """Regions without those whose name an earlier one has."""
+    by_name: dict[str, Region] = {}
+    for region in regions:
+        by_name.setdefault(region.name, region)
+    return tuple(by_name.values())
 
 
 def _regions(layout: BIDSLayout, subject: str, session: str | None) -> list[Region]:

@@ -18,6 +18,7 @@ SERIES = "sub-01/ses-01/cest/sub-01_ses-01_acq-mt_cest"
 T1 = "sub-01/ses-01/anat/sub-01_ses-01_T1map"
 B1 = "sub-01/ses-01/fmap/sub-01_ses-01_TB1map"
 B0 = "sub-01/ses-01/fmap/sub-01_ses-01_fieldmap"
+DSEG = "derivatives/masks/sub-01/ses-01/anat/sub-01_ses-01_seg-tissue_dseg"
 MASK = "derivatives/masks/sub-01/ses-01/cest/sub-01_ses-01_desc-brain_mask"
 
 
@@ -136,6 +137,11 @@ BREAKAGES = {
     "B1 as factor called percent": (change_image(B1, lambda d: d / 100), "median B1 in the mask"),
     "B0 without unit": (change_json(B0, Units=None), "Units is None, expected ppm or Hz"),
     "B0 in rad/s": (change_json(B0, Units="rad/s"), "expected ppm or Hz"),
+    "labels without names": (
+        lambda r: (r / f"{DSEG}.tsv").write_text("index\tlabel\n1\tGM\n"),
+        "no table of region labels",
+    ),
+    "labels on another grid": (change_image(DSEG, lambda d: d[1:]), "its grid"),
     "no mask": (remove(f"{MASK}.nii.gz"), "no brain mask"),
     "empty mask": (change_image(MASK, lambda d: 0 * d), "the mask is empty"),
     "4D mask": (change_image(MASK, lambda d: np.stack([d, d], axis=-1)), "has 4 axes"),

@@ -143,3 +143,17 @@ def test_participants_come_from_folders(dataset, tmp_path):
         list_sessions(tmp_path)
     with pytest.raises(UsageError, match="is not a folder"):
         list_sessions(tmp_path / "absent")
+
+
+def test_first_dataset_with_a_region_wins(dataset, tmp_path):
+    root = sessions.copy(dataset, tmp_path / "bids")
+    sessions.copy(root / "derivatives/masks", root / "derivatives/other")
+    lesion = root / "derivatives/other/sub-01/ses-01/anat/sub-01_ses-01_label-lesion_mask.nii.gz"
+    image = nib.load(
+        root / "derivatives/masks/sub-01/ses-01/anat/sub-01_ses-01_seg-tissue_dseg.nii.gz"
+    )
+    nib.save(image, lesion)
+    found = {r.name: r for r in select(root, derivatives=("masks", "other")).regions}
+    assert set(found) == {"tissue", "lesion"}
+    assert found["tissue"].image.is_relative_to(root / "derivatives/masks")
+    assert not found["lesion"].is_dseg
