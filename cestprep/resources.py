@@ -35,6 +35,7 @@ def usable_memory_gb() -> float:
     """Nine tenths of the memory of machine, control group or SLURM allocation, in GB."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     limits += [int(w) for w in _read("memory.max", "memory/memory.limit_in_bytes") if w.isdigit()]
-    if os.environ.get("SLURM_MEM_PER_NODE", "").isdigit():
-        limits.append(int(os.environ["SLURM_MEM_PER_NODE"]) * 2**20)
+    slurm = os.environ.get("SLURM_MEM_PER_NODE", "")
+    if slurm.isascii() and slurm.isdigit() and int(slurm):  # 0: the whole node
+        limits.append(int(slurm) * 2**20)
     return round(MEMORY_SHARE * min(limits) / 2**30, 2)

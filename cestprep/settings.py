@@ -87,7 +87,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise UsageError(
             Fault(f"--config-file {path}", f"cannot be read as TOML ({exc})", "Mend the file")
         ) from None
@@ -103,7 +103,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         items = value if isinstance(value, list) else []
         items = list(value.values()) if isinstance(value, dict) else items
         fits = isinstance(value, shape) and not isinstance(value, bool)
-        if not fits or not all(isinstance(item, str) for item in items):
+        words_given = [value] if isinstance(value, str) else items
+        fits = fits and all(isinstance(w, str) and w and "\0" not in w for w in words_given)
+        if not fits:
             faults.append(Fault(path, f"{key} is {value!r}, expected {words}", "Correct it"))
             continue
         settings[key] = _typed(kinds[key], value)
@@ -114,7 +116,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def _typed(kind: str, value: Any) -> Any:
     if kind == "Path":
-        return Path(value)
+        return Path(value).expanduser()
     if kind == "dict[str, Path]":
-        return {name: Path(item) for name, item in value.items()}
+        return {name: Path(item).expanduser() for name, item in value.items()}
     return tuple(value) if isinstance(value, list) else value

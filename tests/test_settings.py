@@ -69,6 +69,11 @@ FAULTS = {
     "unknown method": ('method = "magic"', "Choose from voxelwise, other"),
     "unknown nominal": ('assume_nominal = ["T1"]', "Choose from B0, B1"),
     "nothing to run on": ("nprocs = 0", "must be positive"),
+    "empty path": ('work_dir = ""', "expected a path"),
+    "empty name": ('[derivatives]\n"" = "/tmp"', "letters and digits"),
+    "dataset called raw": ('[derivatives]\nraw = "/tmp"', "and not 'raw'"),
+    "endless memory": ("memory_gb = inf", "must be positive"),
+    "nested without end": ("a = " + 5000 * "[", "cannot be read as TOML"),
     "no TOML": ("a = [", "cannot be read as TOML"),
 }
 
@@ -110,3 +115,6 @@ def test_resources_follow_the_control_group(tmp_path, monkeypatch, files, cores,
     assert whole == memory if memory else whole > 0
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "512")
     assert resources.usable_memory_gb() == pytest.approx(0.45)
+    for nothing in ("0", "²", "all"):
+        monkeypatch.setenv("SLURM_MEM_PER_NODE", nothing)
+        assert resources.usable_memory_gb() == whole

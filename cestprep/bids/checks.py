@@ -10,7 +10,8 @@ import numpy as np
 
 from cestprep.bids.auxiliary import PLAUSIBLE, UNITS, AuxiliarySource, usable_auxiliary
 from cestprep.bids.files import image_data, load_image, same_grid
-from cestprep.bids.session import Series
+from cestprep.bids.regions import check_region
+from cestprep.bids.session import Region, Series
 from cestprep.errors import Fault, InputError
 
 
@@ -18,7 +19,7 @@ def check_images(
     mask_path: Path,
     series: Sequence[tuple[Series, int]],
     sources: Sequence[AuxiliarySource],
-    regions: Sequence[Path],
+    regions: Sequence[Region],
 ) -> list[Fault]:
     """Grids, volumes and values of everything a session uses.
 
@@ -28,7 +29,7 @@ def check_images(
     series : sequence of (Series, int)
         With the number of volumes their tables describe.
     sources : sequence of AuxiliarySource
-    regions : sequence of Path
+    regions : sequence of Region
     """
     faults: list[Fault] = []
 
@@ -50,7 +51,7 @@ def check_images(
             Fault(mask_path, f"the mask {what}", "Supply a 3D mask of what is to be fitted"),
         ]
     others = [s.image for s in sources if s.image] + [s.sd for s in sources if s.sd]
-    for path in [*(s.image for s, _ in series), *others, *regions]:
+    for path in [*(s.image for s, _ in series), *others, *(r.image for r in regions)]:
         image = load(path)
         if image is not None and not same_grid(image, mask_image):
             faults.append(
@@ -65,6 +66,8 @@ def check_images(
         return faults
     for one, rows in series:
         faults += _check_series(one, rows, mask)
+    for region in regions:
+        faults += check_region(region, mask)
     for source in sources:
         faults += _check_map(source, mask) + _check_sd(source, mask)
     return faults

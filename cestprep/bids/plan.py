@@ -9,7 +9,6 @@ from pathlib import Path
 from cestprep.bids.auxiliary import AuxiliarySource, plan_auxiliary
 from cestprep.bids.checks import check_images
 from cestprep.bids.protocols import build_protocol, is_number, read_context
-from cestprep.bids.regions import read_labels
 from cestprep.bids.session import Region, Series, SessionFiles, session_label
 from cestprep.bids.sidecars import source_entities
 from cestprep.errors import Fault, InputError
@@ -136,14 +135,7 @@ def plan_session(files: SessionFiles, recipe: Recipe, assume_nominal: Sequence[s
         )
     else:
         series = [(plan.series, plan.problem.protocol.n_volumes) for plan in stages]
-        regions = [region.image for region in files.regions]
-        faults += check_images(files.mask, series, sources, regions)
-    for region in files.regions:
-        if region.table is not None:
-            try:
-                read_labels(region.table)
-            except InputError as exc:
-                faults += exc.faults
+        faults += check_images(files.mask, series, sources, files.regions)
     if faults or files.mask is None:
         raise InputError(*faults)
     used = {plan.series.image for plan in stages}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,14 +20,44 @@ def read_labels(path: Path) -> dict[int, str]:
     Raises
     ------
     InputError
-        If the table cannot be read or lacks ``index`` and ``name``.
+        If the table cannot be read, lacks ``index`` and ``name``, or they are not unique.
     """
     try:
-        table = pd.read_csv(path, sep="\t")
-        return {int(i): str(name) for i, name in zip(table["index"], table["name"], strict=True)}
+        table = pd.read_csv(
+            path, sep="\t", dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE
+        )
+        labels = dict(zip(map(int, table["index"]), table["name"].str.strip(), strict=True))
     except (OSError, ValueError, KeyError) as exc:
         what = f"is no table of region labels with columns index and name ({exc})"
         raise InputError(Fault(path, what, "Mend the TSV beside the dseg")) from None
+    if len(labels) < len(table) or len(set(labels.values())) < len(table) or "" in labels.values():
+        what = "has a repeated index, or a repeated or empty name"
+        raise InputError(Fault(path, what, "Give every region one index and one name"))
+    return labels
+
+
+def check_region(region: Region, mask: np.ndarray) -> list[Fault]:
+    """What is wrong with a region on the grid of the mask."""
+    values = image_data(region.image)
+    if values.ndim != 3:
+        return [Fault(region.image, f"has {values.ndim} axes", "Supply a 3D image")]
+    present = np.unique(values[mask])
+    if not np.isfinite(present).all() or (present < 0).any() or (present % 1).any():
+        return [Fault(region.image, "holds values that are no labels", "Supply whole numbers >= 0")]
+    if not region.is_dseg:
+        binary = set(present) <= {0, 1}
+        return [] if binary else [Fault(region.image, "is no mask of 0 and 1", "Supply one")]
+    if region.table is None:
+        return []
+    try:
+        named = read_labels(region.table)
+    except InputError as exc:
+        return list(exc.faults)
+    unnamed = [str(int(v)) for v in present if v and int(v) not in named]
+    if unnamed:
+        what = f"has no row for the label(s) {', '.join(unnamed)} of {region.image.name}"
+        return [Fault(region.table, what, "Name every label in the mask")]
+    return []
 
 
 def region_voxels(regions: Sequence[Region], mask: np.ndarray) -> dict[str, dict[str, np.ndarray]]:

@@ -239,12 +239,14 @@ def _query(
     """Images of a session by suffix and entities (None: must be absent), sorted by path.
 
     Entities are read from file names: pybids also finds some in the folders above the dataset.
+    Images in another space than the series' (``space-``, but for ``cestref``) are left out.
     """
     wanted = {"sub": subject, "ses": session, **wanted}
     found: dict[Path, Path] = {}
     for path in sorted(map(Path, layout.files)):
         entities, suffix, extension = parse_name(path.name)
         matches = all(entities.get(key) == value for key, value in wanted.items())
+        matches = matches and entities.get("space") in (None, "cestref")
         if suffix in suffixes and extension in (".nii", ".nii.gz") and matches:
             found.setdefault(path.resolve(), path)  # links to one file count once
     return list(found.values())
@@ -289,13 +291,18 @@ def _first_of_each(regions: Sequence[Region]) -> tuple[Region, ...]:
 
 def _regions(layout: BIDSLayout, subject: str, session: str | None) -> list[Region]:
     root = Path(layout.root)
-    regions = []
+    regions: dict[str, Region] = {}
     for image in _query(layout, subject, session, ["mask", "dseg"]):
         entities, suffix, _ = parse_name(image.name)
         is_dseg = suffix == "dseg"
-        name = entities.get("label") or entities.get("seg" if is_dseg else "label")
-        if name is None:
+        name = entities.get("seg") or entities.get("desc") if is_dseg else entities.get("label")
+        if name is None:  # a mask such as desc-brain_mask is no region
             continue
+        if not name.isalnum() or name in regions:
+            what = "has no label of letters and digits"
+            if name in regions:
+                what = f"is called '{name}' like {regions[name].image.name}"
+            raise InputError(Fault(image, what, "Rename it, or keep one of them in the dataset"))
         tables = applicable(image, root, "dseg", ".tsv") if is_dseg else []
-        regions.append(Region(name, image, tables[0] if tables else None, is_dseg))
-    return regions
+        regions[name] = Region(name, image, tables[0] if tables else None, is_dseg)
+    return list(regions.values())

@@ -23,15 +23,6 @@ exit codes: 0 all asked sessions done; 1 some session failed; 2 command line or 
 130 and 143 stopped by SIGINT and SIGTERM"""
 
 
-def _label(prefix: str) -> type:
-    class Label(str):
-        def __new__(cls, text: str) -> Label:
-            return super().__new__(cls, text.removeprefix(prefix))
-
-    Label.__name__ = "label"
-    return Label
-
-
 def _named_path(text: str) -> tuple[str, Path]:
     name, separator, path = text.partition("=")
     if not separator or not name.isalnum() or not path:
@@ -74,7 +65,7 @@ def make_parser(methods: Sequence[str]) -> argparse.ArgumentParser:
         type=Path,
         metavar="TOML",
         help="settings from a file, such as the cestprep.toml an earlier run left in its logs; "
-        "what is typed here wins",
+        "what is typed here wins; relative paths count from the current folder",
     )
     parser.add_argument(
         "-v",
@@ -101,7 +92,6 @@ def _add_selection(group: Group) -> None:
         nargs="+",
         action="extend",
         default=argparse.SUPPRESS,
-        type=_label("sub-"),
         metavar="LABEL",
         help="participants (default: all)",
     )
@@ -112,7 +102,6 @@ def _add_selection(group: Group) -> None:
         nargs="+",
         action="extend",
         default=argparse.SUPPRESS,
-        type=_label("ses-"),
         metavar="LABEL",
         help="sessions (default: all)",
     )
@@ -215,8 +204,8 @@ def settings_of(options: argparse.Namespace, methods: Sequence[str]) -> Settings
         "out_dir": out_dir,
         "work_dir": work_dir.resolve(),
         "recipe": recipe if recipe in recipe_names() else str(Path(recipe).resolve()),
-        "participants": tuple(map(str, merged.get("participants", ()))),
-        "sessions": tuple(map(str, merged.get("sessions", ()))),
+        "participants": tuple(p.removeprefix("sub-") for p in merged.get("participants", ())),
+        "sessions": tuple(s.removeprefix("ses-") for s in merged.get("sessions", ())),
         "assume_nominal": tuple(dict.fromkeys(merged.get("assume_nominal", ()))),
         "derivatives": {n: p.resolve() for n, p in merged.get("derivatives", {}).items()},
     }
@@ -237,8 +226,20 @@ def _check_values(settings: Settings, methods: Sequence[str]) -> None:
             raise UsageError(
                 Fault(key, f"is {', '.join(wrong)}", f"Choose from {', '.join(known)}")
             )
-    if settings.nprocs < 1 or not settings.memory_gb > 0:
-        raise UsageError(Fault("nprocs and memory_gb", "must be positive", "Correct them"))
+    if settings.nprocs < 1 or not 0 < settings.memory_gb < 1e6 or settings.verbose < 0:
+        found = f"are {settings.nprocs}, {settings.memory_gb:g} and {settings.verbose}"
+        raise UsageError(
+            Fault("nprocs, memory_gb and verbose", found, "The first two must be positive")
+        )
+    for dataset, path in settings.derivatives.items():
+        if dataset == "raw" or not dataset.isalnum():
+            raise UsageError(
+                Fault(
+                    f"derivatives {dataset}={path}",
+                    "the name cannot be used",
+                    "Choose letters and digits, and not 'raw'",
+                )
+            )
 
 
 def _check_folders(settings: Settings) -> None:

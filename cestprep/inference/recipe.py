@@ -142,7 +142,7 @@ class Recipe:
             name=str(_need(raw, "name", "recipe")),
             description=str(raw.get("description", "")),
             field_t=_number(_need(raw, "field_t", "recipe"), "field_t"),
-            mask=str(raw.get("mask", "brain")),
+            mask=_label(raw.get("mask", "brain"), "mask"),
             mt=_choice(conventions.get("mt", "z"), ("z", "xyz"), "conventions.mt"),
             pools_rebalance=_flag(conventions, "pools_rebalance"),
             b1_scales_readout=_flag(conventions, "b1_scales_readout"),
@@ -181,6 +181,12 @@ def _known_keys(raw: Mapping[str, Any], known: set[str], where: str) -> None:
 def _choice(value: Any, choices: tuple[str, ...], where: str) -> Any:
     if value not in choices:
         raise RecipeError(f"{where}: found {value!r}, expected one of {', '.join(choices)}")
+    return value
+
+
+def _label(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not value.isalnum():
+        raise RecipeError(f"{where}: found {value!r}, expected letters and digits")
     return value
 
 

@@ -80,6 +80,10 @@ def standard_deviation(change, **fields):
     return apply
 
 
+def labels(rows):
+    return lambda root: (root / f"{DSEG}.tsv").write_text("index\tname\n" + rows)
+
+
 def corrupt(root):
     path = root / f"{T1}.nii.gz"
     content = bytearray(path.read_bytes())
@@ -141,6 +145,14 @@ BREAKAGES = {
         lambda r: (r / f"{DSEG}.tsv").write_text("index\tlabel\n1\tGM\n"),
         "no table of region labels",
     ),
+    "label twice": (labels("1\tCSF\n2\tGM\n2\tWM\n3\tX\n"), "repeated index"),
+    "name twice": (labels("1\tCSF\n2\tGM\n3\tGM\n"), "repeated or empty name"),
+    "name empty": (labels("1\tCSF\n2\t\n3\tWM\n"), "repeated or empty name"),
+    "infinite label": (labels("1\tCSF\ninf\tGM\n"), "no table of region labels"),
+    "label without row": (labels("1\tCSF\n"), "no row for the label"),
+    "labels of 4 axes": (change_image(DSEG, lambda d: d[..., None]), "has 4 axes"),
+    "fractional labels": (change_image(DSEG, lambda d: d / 2), "are no labels"),
+    "NaN label": (change_image(DSEG, put(np.nan, (2, 2, 0))), "are no labels"),
     "labels on another grid": (change_image(DSEG, lambda d: d[1:]), "its grid"),
     "no mask": (remove(f"{MASK}.nii.gz"), "no brain mask"),
     "empty mask": (change_image(MASK, lambda d: 0 * d), "the mask is empty"),

@@ -145,6 +145,18 @@ def test_participants_come_from_folders(dataset, tmp_path):
         list_sessions(tmp_path / "absent")
 
 
+def test_regions_of_one_name_in_a_dataset_are_an_error(dataset, tmp_path):
+    root = sessions.copy(dataset, tmp_path / "bids")
+    folder = root / "derivatives/masks/sub-01/ses-01/anat"
+    image = nib.load(folder / "sub-01_ses-01_seg-tissue_dseg.nii.gz")
+    nib.save(image, folder / "sub-01_ses-01_space-MNI_label-hippo_mask.nii.gz")
+    nib.save(image, folder / "sub-01_ses-01_hemi-L_label-hippo_mask.nii.gz")
+    assert "hippo" in {r.name for r in select(root).regions}  # the one in another space is left out
+    nib.save(image, folder / "sub-01_ses-01_hemi-R_label-hippo_mask.nii.gz")
+    with pytest.raises(InputError, match="is called 'hippo' like"):
+        select(root)
+
+
 def test_first_dataset_with_a_region_wins(dataset, tmp_path):
     root = sessions.copy(dataset, tmp_path / "bids")
     sessions.copy(root / "derivatives/masks", root / "derivatives/other")
