@@ -217,11 +217,11 @@ def settings_of(options: argparse.Namespace, methods: Sequence[str]) -> Settings
 
 def _check_values(settings: Settings, methods: Sequence[str]) -> None:
     """Values that only a settings file can get wrong."""
-    for found, known, key in (
+    for given, known, key in (
         ((settings.method,), methods, "method"),
         (settings.assume_nominal, ASSUMABLE, "assume_nominal"),
     ):
-        wrong = [value for value in found if value not in known]
+        wrong = [value for value in given if value not in known]
         if wrong:
             raise UsageError(
                 Fault(key, f"is {', '.join(wrong)}", f"Choose from {', '.join(known)}")
