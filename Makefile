@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := build/demo
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint gpu-check clean
 
 $(READY): setup.cfg pyproject.toml
 	@if command -v uv >/dev/null 2>&1; then \
@@ -31,6 +31,9 @@ lint: $(READY)
 test: lint
 	@mkdir -p build
 	$(BIN)/python -m pytest --durations=10 --junitxml=build/junit.xml
+
+gpu-check: $(READY)
+	$(BIN)/python -m pytest -m gpu
 
 clean:
 	rm -rf build $(VENV)

@@ -1,13 +1,67 @@
-"""What this process may use: cores and memory, by affinity, scheduler and control group."""
+"""What this process may use: cores, memory and the device that JAX computes on."""
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import json
 import os
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 #: Share of the memory limit that is planned with.
 MEMORY_SHARE = 0.9
+#: Environment variable by which JAX is told which platforms to start; the first is used.
+PLATFORMS = "JAX_PLATFORMS"
+PLATFORM_NAME = "JAX_PLATFORM_NAME"  # an older name that JAX still obeys
+
+_PROBE = """
+import json, sys, jax
+errors = []
+for backend in sys.argv[1:] or [None]:
+    try:
+        device = jax.devices(backend)[0]
+    except Exception as exc:
+        errors.append(" ".join(str(exc).split()) or type(exc).__name__)
+    else:
+        print(json.dumps([backend or "", device.platform, device.device_kind]))
+        break
+else:
+    print(json.dumps(errors[0]))
+"""
+_PROBE_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that JAX computes on.
+
+    Attributes
+    ----------
+    platform : str
+        "cpu" or "gpu" (or another that JAX found by itself).
+    kind : str
+        Model, as JAX names it.
+    platforms : str
+        What `set_platforms` takes to have JAX use it; empty where JAX chose it by itself.
+    """
+
+    platform: str
+    kind: str
+    platforms: str = ""
+
+    def __str__(self) -> str:
+        return self.platform if self.kind == self.platform else f"{self.platform} ({self.kind})"
+
+
+CPU = Device("cpu", "cpu", "cpu")
+
+
+class NoDeviceError(Exception):
+    """JAX cannot start the asked device; says why."""
 
 
 def _read(*names: str) -> list[str]:
@@ -39,3 +93,73 @@ def usable_memory_gb() -> float:
     if slurm.isascii() and slurm.isdigit() and int(slurm):  # 0: the whole node
         limits.append(int(slurm) * 2**20)
     return round(MEMORY_SHARE * min(limits) / 2**30, 2)
+
+
+def set_platforms(platforms: str) -> None:
+    """Tell JAX which platforms to start, in this process and in those it starts later.
+
+    Has no effect on a process in which JAX computed already.
+    """
+    os.environ[PLATFORMS] = platforms
+    os.environ.pop(PLATFORM_NAME, None)
+    if "jax" in sys.modules:  # it read the variable when it was imported
+        import jax
+
+        jax.config.update("jax_platforms", platforms)  # type: ignore[no-untyped-call]
+
+
+def share_gpu() -> None:
+    """Let several processes use one GPU: by default JAX reserves most of its memory for each."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
+def chosen_device() -> Device:
+    """Device that JAX chooses, given the environment.
+
+    Raises
+    ------
+    NoDeviceError
+        If the environment asks for a platform that JAX cannot start.
+    """
+    return _probe((), os.environ.get(PLATFORMS), os.environ.get(PLATFORM_NAME))
+
+
+def find_gpu() -> Device:
+    """The GPU that JAX sees, whatever the environment makes it choose.
+
+    Raises
+    ------
+    NoDeviceError
+        If there is none.
+    """
+    return _probe(("cuda", "rocm"), None, None)
+
+
+def has_gpu_support() -> bool:
+    """Whether a plugin of JAX for other devices than the CPU is installed."""
+    return importlib.util.find_spec("jax_plugins") is not None
+
+
+@functools.cache
+def _probe(backends: tuple[str, ...], platforms: str | None, platform_name: str | None) -> Device:
+    """First device of the first backend that starts; of the default one if none is named.
+
+    In a process of its own: here it would hold memory of the GPU, keep workers out of one that is
+    set to a single process, and print what drivers say.
+    """
+    wanted = {PLATFORMS: platforms, PLATFORM_NAME: platform_name}
+    environment = {k: v for k, v in os.environ.items() if k not in wanted}
+    environment |= {k: v for k, v in wanted.items() if v is not None}
+    command = [sys.executable, "-P", "-c", _PROBE, *backends]
+    try:
+        found = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=_PROBE_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise NoDeviceError(f"no answer in {_PROBE_SECONDS} s") from None
+    lines = found.stdout.splitlines()
+    answer = json.loads(lines[-1]) if lines else f"JAX ended with code {found.returncode}"
+    if isinstance(answer, str):
+        raise NoDeviceError(answer)
+    backend, platform, kind = answer
+    return Device(platform, kind, f"{backend},cpu" if backend else "")

@@ -11,6 +11,8 @@ from cestprep.errors import Fault, UsageError
 from cestprep.resources import usable_cores, usable_memory_gb
 
 ASSUMABLE = ("B0", "B1")
+#: Where to compute; "auto" is what JAX chooses.
+DEVICES = ("auto", "cpu", "gpu")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Settings:
     memory_gb : float
         Memory the steps may take together (steps wait for each other, nothing is enforced).
     random_seed : int
+    device : str
+        One of `DEVICES`.
     verbose : int
     """
 
@@ -50,6 +54,7 @@ class Settings:
     nprocs: int = field(default_factory=usable_cores)
     memory_gb: float = field(default_factory=usable_memory_gb)
     random_seed: int = 0
+    device: str = "auto"
     verbose: int = 0
 
     def to_toml(self) -> str:

@@ -5,6 +5,9 @@ from pathlib import Path
 import jax
 import pytest
 
+from cestprep.resources import share_gpu
+
+share_gpu()  # with the programs that tests start
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -21,3 +24,15 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip("needs ../shared/data (real scans, not part of the repository)")
     return SHARED
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and not gpu_seen():
+        pytest.skip("needs a GPU")
+
+
+def gpu_seen() -> bool:
+    try:
+        return bool(jax.devices("gpu"))
+    except RuntimeError:
+        return False

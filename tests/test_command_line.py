@@ -7,6 +7,7 @@ import sessions
 
 from cestprep.cli import tools
 from cestprep.cli.participant import main
+from cestprep.resources import NoDeviceError
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,7 @@ USAGE = {
     "no folder": (["--derivatives", "x=/nowhere"], "is not a folder"),
     "name twice": (["--derivatives", "masks=/tmp"], "is taken"),
     "no processes": (["--nprocs", "0"], "above 0"),
+    "unknown device": (["--device", "tpu"], "invalid choice"),
 }
 
 
@@ -116,6 +118,44 @@ def test_internal_error_keeps_the_traceback_in_a_file(dataset, tmp_path, capsys,
     assert "ZeroDivisionError" in err
     assert "Traceback" not in err
     assert "Traceback" in next(tmp_path.glob("cestprep-crash-*")).read_text()
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    def find_gpu():
+        raise NoDeviceError("Unknown backend")
+
+    monkeypatch.setattr("cestprep.resources.find_gpu", find_gpu)
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize("by_file", [False, True])
+def test_without_a_gpu_nothing_is_begun(dataset, tmp_path, capsys, monkeypatch, by_file):
+    monkeypatch.setattr("cestprep.cli.participant.plan_run", lambda settings: 1 / 0)
+    file = tmp_path / "settings.toml"
+    file.write_text('device = "gpu"')
+    asked = ["--config-file", file] if by_file else ["--device", "gpu"]
+    arguments = [a for a in base(dataset, tmp_path) if a != "--dry-run"]
+    code, err = call(capsys, *arguments, *asked)
+    assert code == 2
+    assert "--device gpu: JAX" in err
+    assert "use --device cpu or auto" in err
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_without_a_gpu_there_is_no_demo(tmp_path, capsys):
+    assert tools.main(["demo", str(tmp_path / "demo"), "--device", "gpu"]) == 2
+    assert "--device gpu: JAX" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
+
+
+def test_platform_that_jax_does_not_know(dataset, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "abacus")
+    code, err = call(capsys, *[a for a in base(dataset, tmp_path) if a != "--dry-run"])
+    assert code == 2
+    assert "JAX_PLATFORMS=abacus: JAX starts no device" in err
+    assert not list(tmp_path.iterdir())
 
 
 def test_demo_does_not_overwrite(dataset, capsys):

@@ -29,7 +29,7 @@ def parse(folders, *extra):
 EVERYTHING = (
     "--participant-label", "sub-01", "02", "--session-label", "a", "--recipe", "mouse-7t",
     "--method", "other", "--assume-nominal", "B1", "B0", "--random-seed", "7", "--nprocs", "3",
-    "--mem", "2.5", "-vv",
+    "--mem", "2.5", "--device", "cpu", "-vv",
 )  # fmt: skip
 
 
@@ -68,6 +68,8 @@ FAULTS = {
     "wrong list": ("participants = [1]", "expected a list of texts"),
     "unknown method": ('method = "magic"', "Choose from voxelwise, other"),
     "unknown nominal": ('assume_nominal = ["T1"]', "Choose from B0, B1"),
+    "unknown device": ('device = "tpu"', "Choose from auto, cpu, gpu"),
+    "no device": ("device = 1", "device is 1, expected text"),
     "nothing to run on": ("nprocs = 0", "must be positive"),
     "empty path": ('work_dir = ""', "expected a path"),
     "empty name": ('[derivatives]\n"" = "/tmp"', "letters and digits"),

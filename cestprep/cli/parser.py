@@ -12,10 +12,11 @@ from dataclasses import fields
 from pathlib import Path
 
 from cestprep import __version__
+from cestprep.cli.device import add_device_option
 from cestprep.data import recipe_names
 from cestprep.errors import Fault, UsageError
 from cestprep.resources import usable_cores, usable_memory_gb
-from cestprep.settings import ASSUMABLE, Settings, read_toml
+from cestprep.settings import ASSUMABLE, DEVICES, Settings, read_toml
 
 EPILOG = """\
 exit codes: 0 all asked sessions done; 1 some session failed; 2 command line or dataset;
@@ -182,6 +183,7 @@ def _add_performance(group: Group) -> None:
         help="memory the steps may take together; steps wait for each other, nothing is enforced "
         f"(default: usable memory, {usable_memory_gb():g} here)",
     )
+    add_device_option(group, default=argparse.SUPPRESS)
 
 
 def settings_of(options: argparse.Namespace, methods: Sequence[str]) -> Settings:
@@ -220,6 +222,7 @@ def _check_values(settings: Settings, methods: Sequence[str]) -> None:
     for given, known, key in (
         ((settings.method,), methods, "method"),
         (settings.assume_nominal, ASSUMABLE, "assume_nominal"),
+        ((settings.device,), DEVICES, "device"),
     ):
         wrong = [value for value in given if value not in known]
         if wrong:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from cestprep.cli.device import use_device, used_device
 from cestprep.cli.parser import make_parser, settings_of
 from cestprep.errors import Fault, InputError, UsageError
 from cestprep.settings import Settings
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = settings_of(options, methods)
         _start_log(settings.verbose)
+        use_device(settings.device)
         planned = plan_run(settings)
         if options.dry_run:
             return _dry_run(planned)
@@ -134,6 +136,7 @@ def _dry_run(planned: Planned) -> int:
 
 def run(settings: Settings, planned: Planned, command: str) -> int:
     """Execute the planned sessions; returns the exit code."""
+    device = used_device(settings.device)
     try:
         _quiet_environment(settings.work_dir)
         settings.out_dir.mkdir(parents=True, exist_ok=True)
@@ -154,9 +157,10 @@ def run(settings: Settings, planned: Planned, command: str) -> int:
     log_dir = settings.out_dir / "logs" / run_id
     write_text(log_dir / "cestprep.toml", settings.to_toml())
     log.info(
-        "%d steps at a time, %g GB; settings kept in %s",
+        "%d steps at a time, %g GB, on %s; settings kept in %s",
         settings.nprocs,
         settings.memory_gb,
+        device,
         log_dir / "cestprep.toml",
     )
     _say_unusable(planned)
@@ -171,7 +175,7 @@ def run(settings: Settings, planned: Planned, command: str) -> int:
         if session.errors and not (session.unusable_input and has_report(settings, session.label)):
             write_failure(session.label, session.errors, settings.out_dir, command)
             forget_report(settings.work_dir, session.label)
-    result = RunResult([results[label] for label in sorted(results)])
+    result = RunResult([results[label] for label in sorted(results)], device)
     write_json(log_dir / "status.json", result.as_dict())
     for session in result.sessions:
         log.info(

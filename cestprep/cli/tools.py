@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cestprep import __version__
+from cestprep.cli.device import add_device_option, use_device
+from cestprep.errors import UsageError
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -29,6 +31,7 @@ def make_parser() -> argparse.ArgumentParser:
     demo.add_argument("--animal", action="store_true",
                       help="7 T, continuous-wave saturation (recipe mouse-7t) instead of 3 T, "
                       "pulsed spin lock (recipe brain-3t)")  # fmt: skip
+    add_device_option(demo)
     demo.set_defaults(run=_demo)
     return parser
 
@@ -67,7 +70,14 @@ def _demo(options: argparse.Namespace) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a tool; returns the exit code."""
     options = make_parser().parse_args(arguments)
-    code: int = options.run(options)
+    try:
+        if "device" in options:  # of the tools that compute
+            use_device(options.device)
+        code: int = options.run(options)
+    except UsageError as exc:
+        for fault in exc.faults:
+            print(f"cestprep-tools: error: {fault}", file=sys.stderr)
+        return 2
     return code
 
 

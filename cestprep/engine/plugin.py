@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from traceback import format_exception
@@ -11,15 +12,22 @@ from typing import Any
 
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializer
 
+from cestprep.resources import PLATFORMS, set_platforms
+
 #: Imported once by the server that forks the workers; none of these starts a JAX backend.
 PRELOAD = ["nipype.pipeline.plugins.multiproc", "nibabel", "jax", "cestprep.interfaces"]
 KILLED = "A worker process died abruptly (killed by the system, most often for memory)."
 
 
-def start_worker(cwd: str, log_level: int) -> None:
-    """Prepare a worker process, which inherits neither folder nor log levels."""
+def start_worker(cwd: str, log_level: int, platforms: str) -> None:
+    """Prepare a worker process, which inherits neither folder nor log levels.
+
+    Its environment is the one in which the fork server started, and that may be older.
+    """
     process_initializer(cwd)
     quieten(log_level)
+    if platforms:
+        set_platforms(platforms)
 
 
 def quieten(log_level: int) -> None:
@@ -45,7 +53,11 @@ class RobustMultiProc(MultiProcPlugin):
         return ProcessPoolExecutor(
             max_workers=self.processors,
             initializer=start_worker,
-            initargs=(self._cwd, self.plugin_args.get("log_level", logging.INFO)),
+            initargs=(
+                self._cwd,
+                self.plugin_args.get("log_level", logging.INFO),
+                os.environ.get(PLATFORMS, ""),
+            ),
             mp_context=multiprocessing.get_context("forkserver"),
         )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cestprep import __version__
+from cestprep.resources import Device
 
 
 class ExitCode(IntEnum):
@@ -46,6 +47,7 @@ class RunResult:
     """What happened to all asked sessions."""
 
     sessions: list[SessionResult]
+    device: Device | None = None
 
     @property
     def exit_code(self) -> ExitCode:
@@ -70,6 +72,7 @@ class RunResult:
             "version": __version__,
             "status": self.status,
             "exit_code": int(self.exit_code),
+            "device": self.device and {"platform": self.device.platform, "kind": self.device.kind},
             "sessions": [
                 {
                     "label": s.label,

@@ -23,7 +23,7 @@ def voxels_per_chunk(problem: InverseProblem, memory_mb: float | None, dtype: np
     if memory_mb is None:
         memory_mb = 3.0 if jax.default_backend() == "cpu" else 512.0
     n = n_states(problem.model)
-    distinct = len({v.saturation for v in problem.protocol.volumes})
+    distinct = len({v.preparation for v in problem.protocol.volumes})
     copies = 6 * (1 + len(problem.free))
     per_voxel = n * (n + 1) * distinct * copies * np.dtype(dtype).itemsize
     return max(16, int(memory_mb * 2**20 / per_voxel) // 16 * 16)

@@ -6,12 +6,12 @@ into frozen objects and says in words what is wrong with it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
-from cestprep.physics.pools import ExchangingPool, PoolModel, parameter_unit
+from cestprep.physics.lineshapes import LINESHAPES
+from cestprep.physics.pools import ExchangingPool, PoolModel, finite_number, parameter_unit
 
 Normalization: TypeAlias = Literal["unit-norm", "m0", "free-scale"]
 #: Models by name in files, with the kinds of pools besides water.
@@ -198,12 +198,8 @@ def _flag(raw: Mapping[str, Any], key: str) -> bool:
 
 
 def _number(value: Any, where: str) -> float:
-    # YAML 1.1 reads "4e-5" as text
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if isinstance(value, bool) or not math.isfinite(number):
+    number = finite_number(value)
+    if number is None:
         raise RecipeError(f"{where}: expected a finite number, found {value!r}")
     return number
 
@@ -320,7 +316,7 @@ def _pool(raw: Any, where: str) -> tuple[ExchangingPool, list[tuple[str, Constan
     pool = ExchangingPool(
         name,
         _choice(_need(raw, "kind", where), ("cest", "mt"), f"{where}.kind"),
-        _choice(raw.get("lineshape", "lorentzian"), ("lorentzian",), f"{where}.lineshape"),
+        _choice(raw.get("lineshape", "lorentzian"), tuple(LINESHAPES), f"{where}.lineshape"),
     )
     constants = []
     for key, value in fixed.items():
@@ -377,7 +373,11 @@ def _check_consistency(recipe: Recipe) -> None:
                 raise RecipeError(f"{where}: free-scale needs m0 among the free parameters")
         elif "m0" in origins:
             raise RecipeError(f"{where}: m0 has no effect under {stage.normalization}")
-        missing = sorted(set(recipe.pool_model(stage).parameter_names) - known - {"m0"})
+        try:
+            needed = recipe.pool_model(stage).parameter_names
+        except ValueError as fault:
+            raise RecipeError(f"{where}.pools: {fault}") from fault
+        missing = sorted(set(needed) - known - {"m0"})
         if missing:
             raise RecipeError(f"{where}: no value, origin or range for {', '.join(missing)}")
         seen[stage.name] = stage

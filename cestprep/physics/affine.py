@@ -8,8 +8,6 @@ program can deadlock.
 
 from __future__ import annotations
 
-import math
-
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -55,7 +53,7 @@ def apply(amap: Array, state: Array) -> Array:
 def exponential(generator: Array, duration_s: Array | float) -> Array:
     """Flow of ``dx/dt = A x + c`` after ``duration_s``, as an affine map.
 
-    Scaling and squaring of a Taylor series of order 6, carried out on ``exp - 1`` so that slow
+    Scaling and squaring of a Taylor series, carried out on ``exp - 1`` so that slow
     modes keep their relative precision in float32 beside fast ones.
 
     Parameters
@@ -66,19 +64,24 @@ def exponential(generator: Array, duration_s: Array | float) -> Array:
         Duration in s; broadcast against the batch axes.
     """
     a = generator * duration_s
-    # truncation: step**6 / 5040 of the phase of the fastest mode
-    step = 0.03125 if a.dtype == jnp.float64 else 0.125
-    rows = jax.lax.stop_gradient(jnp.sum(jnp.abs(a[:, :-1]), axis=1))
-    norm = jnp.max(jnp.where(jnp.isfinite(rows), rows, 0.0))  # a NaN voxel must not spoil others
+    # truncation: step**order / (order + 1)! of the phase of the fastest mode
+    order, step = (6, 0.03125) if a.dtype == jnp.float64 else (4, 0.0625)
+    # scaled voxel by voxel: the result does not depend on which voxels are computed together, and
+    # a NaN stays in its own
+    norm = jnp.max(jax.lax.stop_gradient(jnp.sum(jnp.abs(a[:, :-1]), axis=1)), axis=0)
+    norm = jnp.where(jnp.isfinite(norm), norm, 0.0)
     squarings = jnp.ceil(jnp.log2(jnp.maximum(norm / step, 1.0))).astype(jnp.int32)
     x = a * jnp.exp2(-squarings.astype(a.dtype))
-    x2 = _product(x, x)
-    x3 = _product(x2, x)
-    series = [x / math.factorial(4), x2 / math.factorial(5), x3 / math.factorial(6)]
-    series_sum = x + x2 / 2 + x3 / 6 + _product(x3, sum(series[1:], series[0]))
 
-    def square(_: Array, e: Array) -> Array:
-        return 2 * e + _product(e, e)
+    # a loop, not an expression: XLA would merge the products and repeat them in derivatives
+    def horner(series: Array, k: Array) -> tuple[Array, None]:
+        return (x + _product(x, series)) / k, None
 
-    e: Array = jax.lax.fori_loop(0, squarings, square, series_sum)
+    powers = jnp.arange(order - 1, 0, -1, dtype=a.dtype)
+    series, _ = jax.lax.scan(horner, x / order, powers)
+
+    def square(i: Array, e: Array) -> Array:
+        return jnp.where(i < squarings, 2 * e + _product(e, e), e)
+
+    e: Array = jax.lax.fori_loop(0, jnp.max(squarings), square, series)
     return e + identity(a.shape[0], a)

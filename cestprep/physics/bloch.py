@@ -56,16 +56,21 @@ class Field:
 
     @property
     def effective(self) -> Array:
-        """Effective field at water, in rad/s."""
+        """Effective field at water in rad/s, with the sign of the offset."""
         square = self.w1**2 + self.offset**2
-        return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+        root = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+        return jnp.where(self.offset < 0, -root, root)
 
     @property
     def tilt(self) -> Frame:
-        """Cosine and sine of the angle between z and the effective field (0 without a field)."""
+        """Cosine (>= 0) and sine of the tilt about y that lays z along the effective field.
+
+        The tilt is acute: at negative offsets z' is antiparallel to the field, as after the tips
+        of a spin lock.  Without a field it is 0.
+        """
         weff = self.effective
-        safe = jnp.where(weff > 0, weff, 1.0)
-        return jnp.where(weff > 0, self.offset / safe, 1.0), self.w1 / safe
+        safe = jnp.where(weff != 0, weff, 1.0)
+        return jnp.where(weff != 0, self.offset / safe, 1.0), self.w1 / safe
 
     def offset_of(self, pool: ExchangingPool, p: Parameters) -> Array:
         """RF minus pool frequency in rad/s."""
@@ -163,6 +168,11 @@ def generator(model: PoolModel, p: Parameters, field: Field) -> Array:
     Array, shape (n, n + 1, ...)
         In 1/s; batch axes as the broadcast of field and parameters.
     """
+    return _stack(generator_entries(model, p, field), n_states(model))
+
+
+def generator_entries(model: PoolModel, p: Parameters, field: Field) -> Entries:
+    """Non-zero entries of `generator` by row and column, in 1/s."""
     n = n_states(model)
     frame = field.tilt
     entries: Entries = {}
@@ -186,7 +196,7 @@ def generator(model: PoolModel, p: Parameters, field: Field) -> Array:
         _add(entries, i, Z, c * flux[pool.name])
         _add(entries, X, i, -s * k)
         _add(entries, Z, i, c * k)
-    return _stack(entries, n)
+    return entries
 
 
 def _add_spin_pool(
@@ -238,12 +248,21 @@ def _conjugate(amap: Array, x: int, z: int, c: Array, s: Array) -> Array:
     return rows.at[z].set(c * cols[z] - s * cols[x])
 
 
-def longitudinal_generator(model: PoolModel, p: Parameters) -> Array:
-    """Free relaxation and exchange of the carried longitudinal state, in 1/s.
+def turn(model: PoolModel, state: Array, angle: tuple[Array, Array]) -> Array:
+    """Rotate all transverse magnetisation about z by an angle given as cosine and sine."""
+    c, s = angle
+    end = 3 * (1 + len(model.spin_pools))
+    x, y = state[X:end:3], state[Y:end:3]
+    return state.at[X:end:3].set(c * x - s * y).at[Y:end:3].set(s * x + c * y)
 
-    The carried state is water alone where pools rebalance after each readout, else all pools.
+
+def longitudinal_generator(model: PoolModel, p: Parameters, water_only: bool) -> Array:
+    """Free relaxation and exchange of longitudinal magnetisation, in 1/s.
+
+    States: water alone, relaxing as if in balance with its pools, or water and all pools in the
+    order of ``model.ordered``.
     """
-    if model.pools_rebalance:
+    if water_only:
         return _stack({(0, 0): -1 / p["t1"], (0, 1): 1 / p["t1"]}, 1)
     n = 1 + len(model.pools)
     entries: Entries = {(0, 0): -1 / p["t1"], (0, n): 1 / p["t1"]}
@@ -259,7 +278,11 @@ def longitudinal_generator(model: PoolModel, p: Parameters) -> Array:
 
 
 def constant_field_map(
-    model: PoolModel, p: Parameters, field: Field, duration_s: float, spin_lock: bool = False
+    model: PoolModel,
+    p: Parameters,
+    field: Field,
+    duration_s: Array | float,
+    spin_lock: bool = False,
 ) -> Array:
     """Map of laboratory magnetisation over a rectangular pulse or a delay (``w1`` = 0)."""
     amap = affine.exponential(generator(model, p, field), duration_s)

@@ -8,11 +8,14 @@ water's, ``p.t1``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from jax import Array
+
+from cestprep.physics.lineshapes import LINESHAPES
 
 Parameters = Mapping[str, Array]
 
@@ -43,13 +46,24 @@ class ExchangingPool:
         Prefix of its parameters.
     kind : {"cest", "mt"}
         ``cest``: a spin pool with transverse magnetisation.  ``mt``: the semisolid pool.
-    lineshape : {"lorentzian"}
+    lineshape : {"lorentzian", "superlorentzian", "gaussian"}
         Absorption lineshape of an ``mt`` pool under the ``z`` convention.
+
+    Raises
+    ------
+    ValueError
+        If the lineshape is not one of `cestprep.physics.lineshapes.LINESHAPES`.
     """
 
     name: str
     kind: Literal["cest", "mt"]
-    lineshape: Literal["lorentzian"] = "lorentzian"
+    lineshape: Literal["lorentzian", "superlorentzian", "gaussian"] = "lorentzian"
+
+    def __post_init__(self) -> None:
+        if self.lineshape not in LINESHAPES:
+            raise ValueError(
+                f"lineshape must be one of {', '.join(LINESHAPES)}, got {self.lineshape!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -69,6 +83,12 @@ class PoolModel:
         False: they exchange through readout and recovery.
     b1_scales_readout : bool
         Whether the actual B1 scales the flip angles of the readout.
+
+    Raises
+    ------
+    ValueError
+        If names of pools repeat, ``mt`` is unknown, or a lineshape other than the Lorentzian, the
+        only one a full Bloch pool has, is asked for under ``xyz``.
     """
 
     pools: tuple[ExchangingPool, ...]
@@ -82,6 +102,9 @@ class PoolModel:
             raise ValueError(f"pool names must be unique, got {names}")
         if self.mt not in ("z", "xyz"):
             raise ValueError(f"mt must be 'z' or 'xyz', got {self.mt!r}")
+        other = [p.name for p in self.pools if p.kind == "mt" and p.lineshape != "lorentzian"]
+        if self.mt == "xyz" and other:
+            raise ValueError(f"{', '.join(other)}: under mt 'xyz' the lineshape is lorentzian")
 
     @property
     def spin_pools(self) -> tuple[ExchangingPool, ...]:
@@ -108,3 +131,13 @@ class PoolModel:
 def parameter_unit(name: str) -> str:
     """Unit of a parameter inside the package; KeyError for an unknown name."""
     return WATER_PARAMETERS[name] if "." not in name else POOL_PARAMETERS[name.split(".")[1]]
+
+
+def finite_number(value: Any) -> float | None:
+    """Number of an entry of a parsed document; None if it is not one or not finite."""
+    # YAML 1.1 reads "4e-5" as text
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) and not isinstance(value, bool) else None

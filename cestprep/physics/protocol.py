@@ -9,12 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from cestprep.physics.waveforms import Waveform
+
 
 @dataclass(frozen=True)
 class Recovery:
-    """Free relaxation, in s."""
+    """Nothing is played: free precession, relaxation and exchange, in s."""
 
     duration_s: float
+
+    def __post_init__(self) -> None:
+        if not self.duration_s >= 0:
+            raise ValueError("a recovery must not be negative")
 
 
 @dataclass(frozen=True)
@@ -57,33 +63,76 @@ class Saturation:
 
 
 @dataclass(frozen=True)
+class Pulse:
+    """One RF pulse of any shape, with the phase the scanner gives it.
+
+    Attributes
+    ----------
+    waveform : Waveform
+        Envelope relative to its peak.
+    b1_ut : float
+        Nominal peak amplitude in uT.
+    offset_ppm : float
+        RF minus scanner frequency, positive downfield.
+    phase_rad : float
+        Phase at its start against an oscillator that runs on at the scanner frequency.
+    """
+
+    waveform: Waveform
+    b1_ut: float
+    offset_ppm: float
+    phase_rad: float = 0.0
+
+
+@dataclass(frozen=True)
 class Spoil:
     """All transverse magnetisation is destroyed."""
 
 
 @dataclass(frozen=True)
 class Readout:
-    """Sampling of one volume by ``n_shots`` flips, each followed by ``shot_interval_s``."""
+    """Sampling of one volume by ``n_shots`` flips, each followed by ``shot_interval_s``.
+
+    ``reset``: None where magnetisation carries on into the next volume; else everything is put
+    back to this multiple of equilibrium (simulators do, scanners do not).
+    """
 
     flip_angle_deg: float
     n_shots: int = 1
     shot_interval_s: float = 0.0
+    reset: float | None = None
 
     def __post_init__(self) -> None:
         if self.n_shots < 1 or self.shot_interval_s < 0:
             raise ValueError("a readout needs at least one shot and no negative interval")
 
 
-Block: TypeAlias = Recovery | Saturation | Spoil | Readout
+CarrierPhase = Literal["exact", "whole_degrees"]
+Block: TypeAlias = Recovery | Saturation | Pulse | Spoil | Readout
 
 
 @dataclass(frozen=True)
 class Volume:
-    """The blocks that end in one readout."""
+    """The blocks that end in one readout.
+
+    Attributes
+    ----------
+    recovery_s : float
+        Relaxation before anything is played.
+    preparation : tuple of Saturation, Pulse, Recovery or Spoil
+        What is played from then on; the spoiler at its end is not listed.
+    readout : Readout
+    """
 
     recovery_s: float
-    saturation: Saturation | None
+    preparation: tuple[Block, ...]
     readout: Readout
+
+    @property
+    def saturation(self) -> Saturation | None:
+        """The saturation, where it is all there is."""
+        only = self.preparation[0] if len(self.preparation) == 1 else None
+        return only if isinstance(only, Saturation) else None
 
 
 @dataclass(frozen=True)
@@ -97,11 +146,15 @@ class Protocol:
         Spectrometer frequency in MHz.
     is_m0 : tuple of bool
         Per volume, whether it is an unsaturated reference.
+    carrier_phase : {"exact", "whole_degrees"}
+        How the phase a carrier gains during a pulse is counted where the next pulse has a phase
+        of its own; the C++ simulator of Pulseq-CEST truncates it to whole degrees.
     """
 
     blocks: tuple[Block, ...]
     frequency_mhz: float
     is_m0: tuple[bool, ...]
+    carrier_phase: CarrierPhase = "exact"
 
     def __post_init__(self) -> None:
         if not self.frequency_mhz > 0:
@@ -121,26 +174,31 @@ class Protocol:
         Raises
         ------
         ValueError
-            If between two readouts the blocks are not recoveries, at most one saturation, and a
-            spoiler after it.
+            If a readout finds transverse magnetisation that was not spoiled, or the protocol does
+            not end with a readout.
         """
         volumes: list[Volume] = []
-        recovery, saturation, spoiled = 0.0, None, True
+        preparation: list[Block] = []
+        recovery, spoiled = 0.0, True
         for block in self.blocks:
-            if isinstance(block, Recovery) and saturation is None:
+            if isinstance(block, Readout):
+                if not spoiled:
+                    raise ValueError(
+                        f"volume {len(volumes) + 1}: no spoiler between the last pulse and the "
+                        "readout"
+                    )
+                volumes.append(Volume(recovery, _without_last_spoil(preparation), block))
+                recovery, preparation = 0.0, []
+            elif isinstance(block, Recovery) and not preparation:
                 recovery += block.duration_s
-            elif isinstance(block, Saturation) and saturation is None:
-                saturation, spoiled = block, False
-            elif isinstance(block, Spoil):
-                spoiled = True
-            elif isinstance(block, Readout) and spoiled:
-                volumes.append(Volume(recovery, saturation, block))
-                recovery, saturation, spoiled = 0.0, None, True
-            else:
-                raise ValueError(
-                    f"volume {len(volumes) + 1}: unsupported block order at {block}; expected "
-                    "recovery, saturation, spoil, readout"
-                )
-        if recovery or saturation is not None:
+            elif not (isinstance(block, Spoil) and spoiled):
+                preparation.append(block)
+                spoiled = isinstance(block, Spoil) or (spoiled and isinstance(block, Recovery))
+        if recovery or preparation:
             raise ValueError("the protocol must end with a readout")
         return tuple(volumes)
+
+
+def _without_last_spoil(preparation: list[Block]) -> tuple[Block, ...]:
+    last = preparation[-1:] and isinstance(preparation[-1], Spoil)
+    return tuple(preparation[:-1] if last else preparation)

@@ -1,6 +1,6 @@
-"""Signals of a protocol: exact N-pool Bloch-McConnell, any voxel count.
+"""Signals of a protocol by any of the solvers, any voxel count.
 
-Only distinct saturations, recoveries and readouts are computed, each as an affine map of the
+Only distinct preparations, recoveries and readouts are computed, each as an affine map of the
 longitudinal state; a scan over volumes then strings them together.
 """
 
@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from cestprep.physics import affine, bloch
+from cestprep.physics import affine, bloch, general
 from cestprep.physics.pools import Parameters, PoolModel
-from cestprep.physics.protocol import Protocol, Readout, Saturation
+from cestprep.physics.protocol import Protocol, Readout
+from cestprep.physics.steps import Step, steps_of
 
 #: Label of this solver in sidecars.
 SOLVER = "general"
@@ -43,37 +44,6 @@ def _lift(model: PoolModel, p: Parameters, ones: Array) -> Array:
     return lift
 
 
-def _saturation_maps(
-    model: PoolModel,
-    p: Parameters,
-    frequency_mhz: float,
-    saturations: list[Saturation],
-    ones: Array,
-) -> Array:
-    """Maps of the carried state, ``(K, K + 1, S, V)``, for saturations that share one train."""
-    n_pulses, duration, delay, spin_lock = saturations[0].train
-    dtype = ones.dtype
-
-    def field(b1_ut: list[float], offset_ppm: list[float]) -> bloch.Field:
-        columns = [jnp.asarray(v, dtype)[:, None] for v in (b1_ut, offset_ppm)]
-        return bloch.Field.of(columns[0], columns[1], frequency_mhz, p)
-
-    offsets = [s.offset_ppm for s in saturations]
-    pulse = bloch.constant_field_map(
-        model, p, field([s.b1_ut for s in saturations], offsets), duration, spin_lock == "ideal"
-    )
-    train = pulse
-    if n_pulses > 1:
-        distinct, place = _unique(offsets)
-        gap_field = field([0.0] * len(distinct), distinct)
-        gap = bloch.constant_field_map(model, p, gap_field, delay)[:, :, place]
-        train = affine.compose(pulse, affine.power(affine.compose(gap, pulse), n_pulses - 1))
-    lift = _lift(model, p, ones)
-    whole = affine.compose(train, lift[:, :, None])
-    carried = bloch.z_indices(model)[: lift.shape[1] - 1]
-    return whole[jnp.asarray(carried)]
-
-
 def _flip(model: PoolModel, p: Parameters, readout: Readout, ones: Array) -> Array:
     """One shot's effect on the carried state; a z-only semisolid pool is left alone."""
     angle = np.deg2rad(readout.flip_angle_deg)
@@ -87,6 +57,10 @@ def _flip(model: PoolModel, p: Parameters, readout: Readout, ones: Array) -> Arr
 
 
 def _readout_map(model: PoolModel, p: Parameters, readout: Readout, ones: Array) -> Array:
+    if readout.reset is not None:
+        equilibrium = readout.reset * _equilibrium(model, p, ones)
+        n = equilibrium.shape[0]
+        return jnp.zeros((n, n + 1, *ones.shape), ones.dtype).at[:, -1].set(equilibrium)
     shot = _flip(model, p, readout, ones)
     if readout.shot_interval_s:
         shot = affine.compose(_recovery_map(model, p, readout.shot_interval_s), shot)
@@ -94,7 +68,8 @@ def _readout_map(model: PoolModel, p: Parameters, readout: Readout, ones: Array)
 
 
 def _recovery_map(model: PoolModel, p: Parameters, duration_s: float) -> Array:
-    return affine.exponential(bloch.longitudinal_generator(model, p), duration_s)
+    generator = bloch.longitudinal_generator(model, p, water_only=model.pools_rebalance)
+    return affine.exponential(generator, duration_s)
 
 
 def _equilibrium(model: PoolModel, p: Parameters, ones: Array) -> Array:
@@ -103,18 +78,23 @@ def _equilibrium(model: PoolModel, p: Parameters, ones: Array) -> Array:
     return jnp.stack([ones, *(p[f"{q.name}.fraction"] for q in model.ordered)])
 
 
-def _volume_saturations(model: PoolModel, p: Parameters, protocol: Protocol, ones: Array) -> Array:
-    """Map of every volume's saturation (identity where there is none), ``(N, K, K + 1, V)``."""
-    wanted = [volume.saturation for volume in protocol.volumes]
-    trains, _ = _unique([s.train for s in wanted if s is not None])
-    k = 1 if model.pools_rebalance else 1 + len(model.pools)
+def _preparation_maps(model: PoolModel, p: Parameters, protocol: Protocol, ones: Array) -> Array:
+    """Map of every volume's preparation of the carried state, ``(N, K, K + 1, V)``."""
+    wanted = [
+        steps_of(v.preparation, protocol.frequency_mhz, protocol.carrier_phase)
+        for v in protocol.volumes
+    ]
+    groups: dict[tuple[object, ...], list[tuple[Step, ...]]] = {}
+    for steps in dict.fromkeys(s for s in wanted if s):
+        groups.setdefault(tuple(s.shape for s in steps), []).append(steps)
+    lift = _lift(model, p, ones)
+    k = lift.shape[1] - 1
     maps = [affine.identity(k, ones[None, None])[:, :, None]]
-    places: dict[Saturation | None, int] = {None: 0}
-    for train in trains:
-        group, _ = _unique([s for s in wanted if s is not None and s.train == train])
-        for saturation in group:
-            places[saturation] = len(places)
-        maps.append(_saturation_maps(model, p, protocol.frequency_mhz, group, ones))
+    places: dict[tuple[Step, ...], int] = {(): 0}
+    for group in groups.values():
+        for steps in group:
+            places[steps] = len(places)
+        maps.append(general.preparation_maps(model, p, protocol.frequency_mhz, group, lift)[:k])
     stacked = jnp.moveaxis(jnp.concatenate(maps, axis=2), 2, 0)
     return stacked[np.array([places[s] for s in wanted])]
 
@@ -146,20 +126,20 @@ def signal(protocol: Protocol, model: PoolModel, p: Parameters) -> Array:
     ones = jnp.ones(shape if shape else (1,), jnp.result_type(*p.values()))
     p = {name: value * ones for name, value in p.items()}
     volumes = protocol.volumes
-    saturation = _volume_saturations(model, p, protocol, ones)
+    preparation = _preparation_maps(model, p, protocol, ones)
     recoveries, which_recovery = _unique([v.recovery_s for v in volumes])
     recovery = jnp.stack([_recovery_map(model, p, t) for t in recoveries])
     readouts, which_readout = _unique([v.readout for v in volumes])
     readout = jnp.stack([_readout_map(model, p, r, ones) for r in readouts])
 
     def step(state: Array, volume: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        sat, rec, read = volume
-        sampled = affine.apply(sat, affine.apply(recovery[rec], state))
+        prepare, rec, read = volume
+        sampled = affine.apply(prepare, affine.apply(recovery[rec], state))
         return affine.apply(readout[read], sampled), sampled[0]
 
     _, z = jax.lax.scan(
         step,
         _equilibrium(model, p, ones),
-        (saturation, jnp.asarray(which_recovery), jnp.asarray(which_readout)),
+        (preparation, jnp.asarray(which_recovery), jnp.asarray(which_readout)),
     )
     return z * p["m0"]
