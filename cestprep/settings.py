@@ -13,6 +13,8 @@ from cestprep.resources import usable_cores, usable_memory_gb
 ASSUMABLE = ("B0", "B1")
 #: Where to compute; "auto" is what JAX chooses.
 DEVICES = ("auto", "cpu", "gpu")
+#: How signals are simulated (`cestprep.physics.solvers`; importing it would start JAX).
+SOLVER_CHOICES = ("auto", "general", "reduced", "isar2")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Settings:
         Asked labels without prefix; empty for all.
     method : str
         Estimation method; also the one quality control reads.
+    solver : str
+        One of `SOLVER_CHOICES`.
     assume_nominal : tuple of str
         Field maps replaced by their nominal value on the user's word: "B0", "B1".
     derivatives : mapping of str to Path
@@ -49,6 +53,7 @@ class Settings:
     participants: tuple[str, ...] = ()
     sessions: tuple[str, ...] = ()
     method: str = "voxelwise"
+    solver: str = "auto"
     assume_nominal: tuple[str, ...] = ()
     derivatives: dict[str, Path] = field(default_factory=dict)
     nprocs: int = field(default_factory=usable_cores)

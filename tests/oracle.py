@@ -54,11 +54,14 @@ def _bloch(a, at, r1, r2, offset, w1):
 
 
 def generator(pools, water, f0, offset_ppm, b1_ut, mt="z"):
-    """Augmented matrix; state: xyz of water and spin pools, then z of the semisolid pool."""
+    """Augmented matrix; state: xyz of water and spin pools, then z of the semisolid pool.
+
+    Of many voxels at once, along the last axis, where the numbers of water are arrays.
+    """
     spins = [q for q in pools if q["kind"] == "cest" or mt == "xyz"]
     zonly = [q for q in pools if q not in spins]
     n = 3 * (1 + len(spins)) + len(zonly)
-    a = np.zeros((n + 1, n + 1))
+    a = np.zeros((n + 1, n + 1, *np.shape(water["t1"])))
     w1 = GAMMA * b1_ut * water["b1"]
     dw = 2 * np.pi * f0 * (offset_ppm - water["b0"])
     _bloch(a, 0, 1 / water["t1"], 1 / water["t2"], dw, w1)
@@ -150,3 +153,105 @@ def signal(rows, f0, pools, water, readout, mt="z", rebalance=True, scale_flip=T
                 m[3 * i + 2] *= np.cos(alpha)
             m = free(m, interval)
     return np.array(out) * water.get("m0", 1.0)
+
+
+def signals(rows, f0, pools, water, readout):
+    """`signal` of many voxels: the numbers of water and pools are arrays of shape (V,)."""
+    spins = [q for q in pools if q["kind"] == "cest"]
+    ordered = spins + [q for q in pools if q not in spins]
+    n = 3 * (1 + len(spins)) + len(pools) - len(spins)
+    zs = [3 * i + 2 for i in range(1 + len(spins))] + list(range(3 * (1 + len(spins)), n))
+    ones = np.ones(np.shape(water["t1"]))
+    equilibrium = np.stack([ones, *(q["f"] * ones for q in ordered)], axis=-1)
+    spin_places = [3 * i for i in range(1 + len(spins))]
+    flows = {}
+
+    def flow(offset, b1, t):
+        if (offset, b1, t) not in flows:
+            a = generator(pools, water, f0, offset, b1)
+            flows[offset, b1, t] = expm(np.moveaxis(a, -1, 0) * t)
+        return flows[offset, b1, t]
+
+    def rotated(state, angle):
+        """Every spin pool turned about y, from x towards z."""
+        c, s = np.cos(angle), np.sin(angle)
+        out = state.copy()
+        for x in spin_places:
+            out[:, x] = c * state[:, x] + s * state[:, x + 2]
+            out[:, x + 2] = c * state[:, x + 2] - s * state[:, x]
+        return out
+
+    def saturated(z, offset, b1, pulse, count, delay, lock):
+        state = np.zeros((len(ones), n + 1))
+        state[:, zs], state[:, n] = z[:, None] * equilibrium, 1
+        dw = 2 * np.pi * f0 * (offset - water["b0"])
+        tilt = np.arctan2(np.copysign(1.0, dw) * GAMMA * b1 * water["b1"], abs(dw)) * lock
+        for i in range(count):
+            state = rotated(state, tilt)
+            state = np.einsum("vij,vj->vi", flow(offset, b1, pulse), state)
+            state = rotated(state, -tilt)
+            if i < count - 1:
+                state = np.einsum("vij,vj->vi", flow(offset, 0.0, delay), state)
+        return state[:, 2]
+
+    def recovered(z, t):
+        return 1 - (1 - z) * np.exp(-t / water["t1"])
+
+    flip_deg, shots, interval = readout
+    cosine = np.cos(np.deg2rad(flip_deg) * water["b1"])
+    z, out = ones, []
+    for recovery, saturation in rows:
+        z = recovered(z, recovery)
+        if saturation is not None:
+            z = saturated(z, *saturation)
+        out.append(z)
+        for _ in range(shots):
+            z = recovered(cosine * z, interval)
+    return np.array(out) * water.get("m0", 1.0)
+
+
+def played(events, f0, pools, water, mt="z"):
+    """Sampled Mz of water over a list of events, in the frame of the scanner frequency.
+
+    Events: ("rf", b1_ut, offset_hz, phase_rad, s) with the phase of B1 as the event begins,
+    ("rest", s), ("spoil",) and ("read",).  Pools exchange at all times.
+    """
+    spins = 1 + sum(q["kind"] == "cest" or mt == "xyz" for q in pools)
+    n = 3 * spins + len(pools) - spins + 1
+    transverse = [3 * i + c for i in range(spins) for c in (0, 1)]
+    flows = {}
+
+    def flow(offset_hz, b1_ut, t):
+        key = offset_hz, b1_ut, t
+        if key not in flows:
+            flows[key] = propagator(pools, water, f0, offset_hz / f0, b1_ut, t, mt)
+        return flows[key]
+
+    m = np.zeros(n + 1)
+    ordered = sorted(pools, key=lambda q: q["kind"] != "cest" and mt == "z")
+    m[[3 * i + 2 for i in range(spins)]] = [1.0, *(q["f"] for q in ordered[: spins - 1])]
+    m[3 * spins : n] = [q["f"] for q in ordered[spins - 1 :]]
+    m[n] = 1.0
+    out = []
+    for kind, *numbers in events:
+        if kind == "rf":
+            b1_ut, offset_hz, phase, t = numbers
+            m = turned(spins, n, -phase) @ m
+            m = flow(offset_hz, b1_ut, t) @ m
+            m = turned(spins, n, phase + 2 * np.pi * offset_hz * t) @ m
+        elif kind == "rest":
+            m = flow(0.0, 0.0, *numbers) @ m
+        elif kind == "spoil":
+            m[transverse] = 0.0
+        else:
+            out.append(m[2])
+    return np.array(out)
+
+
+def turned(n_spins, n, angle):
+    """Rotation of all spin pools about z from x towards y, where higher frequencies go."""
+    r = np.eye(n + 1)
+    c, s = np.cos(angle), np.sin(angle)
+    for x in range(0, 3 * n_spins, 3):
+        r[x : x + 2, x : x + 2] = [[c, -s], [s, c]]
+    return r

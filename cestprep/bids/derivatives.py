@@ -17,7 +17,6 @@ from cestprep.bids.plan import SessionPlan, StagePlan
 from cestprep.bids.spec import DERIVATIVE_BIDSIGNORE, PYBIDS_CONFIG
 from cestprep.errors import Fault, InputError, UsageError
 from cestprep.inference.estimate import LEVELS, Estimate, Validity
-from cestprep.physics.simulate import SOLVER
 
 CREDIBLE_LEVEL = 0.95
 INTERVAL = "Gaussian, cut at the bounds; the whole range where a parameter lies at its bound"
@@ -243,7 +242,11 @@ def _sources(sink: Sink, session: SessionPlan, plan: StagePlan) -> list[str]:
 
 
 def stage_fields(
-    sink: Sink, session: SessionPlan, plan: StagePlan, algorithm: str
+    sink: Sink,
+    session: SessionPlan,
+    plan: StagePlan,
+    voxels_by_solver: Mapping[str, int],
+    algorithm: str,
 ) -> dict[str, Any]:
     """Sidecar fields that all maps of a stage share; ``algorithm`` says the method in words."""
     stage, problem = plan.stage, plan.problem
@@ -260,7 +263,8 @@ def stage_fields(
             "MTConvention": problem.model.mt,
             "PoolsRebalance": problem.model.pools_rebalance,
             "B1ScalesReadout": problem.model.b1_scales_readout,
-            "Solver": SOLVER,
+            "Solver": "+".join(voxels_by_solver),
+            "SolverVoxels": voxels_by_solver,
             "Normalization": problem.normalization,
             "NoiseSource": "residual",
             "Propagated": propagated_parameters(session, plan),
@@ -282,7 +286,7 @@ def write_stage(
     """Write all maps of a stage with sidecars; returns the paths of all files."""
     like = load_image(session.mask)
     inside = np.asarray(like.dataobj) > 0
-    fields = stage_fields(sink, session, plan, algorithm)
+    fields = stage_fields(sink, session, plan, estimate.voxels_by_solver, algorithm)
     written = []
     for output in stage_outputs(plan, estimate):
         path = sink.map_path(session, plan, output.suffix, **output.entities)

@@ -14,6 +14,7 @@ from cestprep.bids.sidecars import source_entities
 from cestprep.errors import Fault, InputError
 from cestprep.inference.problem import InverseProblem
 from cestprep.inference.recipe import Recipe, Stage
+from cestprep.physics.solvers import unsuitable
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,9 @@ class SessionPlan:
         return "\n".join(lines)
 
 
-def plan_session(files: SessionFiles, recipe: Recipe, assume_nominal: Sequence[str]) -> SessionPlan:
+def plan_session(
+    files: SessionFiles, recipe: Recipe, assume_nominal: Sequence[str], solver: str = "auto"
+) -> SessionPlan:
     """Match a session's files with a recipe.
 
     Raises
@@ -121,7 +124,7 @@ def plan_session(files: SessionFiles, recipe: Recipe, assume_nominal: Sequence[s
     stages = []
     for stage in recipe.stages:
         try:
-            stages.append(_plan_stage(files, recipe, stage))
+            stages.append(_plan_stage(files, recipe, stage, solver))
         except InputError as exc:
             faults += exc.faults
     sources = plan_auxiliary(files, recipe, assume_nominal, faults)
@@ -152,7 +155,7 @@ def plan_session(files: SessionFiles, recipe: Recipe, assume_nominal: Sequence[s
     )
 
 
-def _plan_stage(files: SessionFiles, recipe: Recipe, stage: Stage) -> StagePlan:
+def _plan_stage(files: SessionFiles, recipe: Recipe, stage: Stage, solver: str) -> StagePlan:
     found = [s for s in files.series if stage.target in s.targets]
     if len(found) != 1:
         others = ", ".join(
@@ -190,7 +193,10 @@ def _plan_stage(files: SessionFiles, recipe: Recipe, stage: Stage) -> StagePlan:
         what = f"has {protocol.n_volumes} volumes, too few to fit {len(stage.free)} parameters"
         raise InputError(Fault(series.image, what, f"Supply at least {needed} volumes"))
     try:
-        problem = InverseProblem.of_stage(recipe, stage, protocol)
+        problem = InverseProblem.of_stage(recipe, stage, protocol, solver)
     except ValueError as exc:
         raise InputError(Fault(series.image, str(exc), "Choose another normalisation")) from None
+    why = unsuitable(solver, protocol, problem.model) if solver != "auto" else None
+    if why:
+        raise InputError(Fault(series.image, f"--solver {solver}: {why}", "Use --solver auto"))
     return StagePlan(stage, series, problem, recipe)

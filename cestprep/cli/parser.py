@@ -16,7 +16,7 @@ from cestprep.cli.device import add_device_option
 from cestprep.data import recipe_names
 from cestprep.errors import Fault, UsageError
 from cestprep.resources import usable_cores, usable_memory_gb
-from cestprep.settings import ASSUMABLE, DEVICES, Settings, read_toml
+from cestprep.settings import ASSUMABLE, DEVICES, SOLVER_CHOICES, Settings, read_toml
 
 EPILOG = """\
 exit codes: 0 all asked sessions done; 1 some session failed; 2 command line or dataset;
@@ -139,6 +139,14 @@ def _add_estimation(group: Group, methods: Sequence[str]) -> None:
         f"and quality tables read (default: {Settings.method})",
     )
     group.add_argument(
+        "--solver",
+        default=argparse.SUPPRESS,
+        choices=SOLVER_CHOICES,
+        help="simulator of the signals; auto: the fast 'reduced' in voxels where it is within 1e-4 "
+        "of the exact 'general', which takes the others; isar2: the approximation of published "
+        f"fits, biased, for comparison only (default: {Settings.solver})",
+    )
+    group.add_argument(
         "--assume-nominal",
         nargs="+",
         action="extend",
@@ -221,6 +229,7 @@ def _check_values(settings: Settings, methods: Sequence[str]) -> None:
     """Values that only a settings file can get wrong."""
     for given, known, key in (
         ((settings.method,), methods, "method"),
+        ((settings.solver,), SOLVER_CHOICES, "solver"),
         (settings.assume_nominal, ASSUMABLE, "assume_nominal"),
         ((settings.device,), DEVICES, "device"),
     ):

@@ -113,7 +113,9 @@ def plan_run(settings: Settings) -> Planned:
     for subject, session in chosen:
         try:
             files = select_session(layout, derivatives, subject, session, recipe.mask)
-            planned.plans.append(plan_session(files, recipe, settings.assume_nominal))
+            planned.plans.append(
+                plan_session(files, recipe, settings.assume_nominal, settings.solver)
+            )
         except InputError as exc:
             planned.unusable[session_label(subject, session)] = exc
     return planned

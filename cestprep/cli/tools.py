@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cestprep import __version__
 from cestprep.cli.device import add_device_option, use_device
+from cestprep.cli.simulate import add_simulate
 from cestprep.errors import UsageError
 
 
@@ -33,6 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
                       "pulsed spin lock (recipe brain-3t)")  # fmt: skip
     add_device_option(demo)
     demo.set_defaults(run=_demo)
+    add_simulate(commands)
     return parser
 
 

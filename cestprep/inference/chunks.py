@@ -22,7 +22,7 @@ def voxels_per_chunk(problem: InverseProblem, memory_mb: float | None, dtype: np
     """
     if memory_mb is None:
         memory_mb = 3.0 if jax.default_backend() == "cpu" else 512.0
-    n = n_states(problem.model)
+    n = n_states(problem.model) - (2 if problem.solver == "reduced" else 0)
     distinct = len({v.preparation for v in problem.protocol.volumes})
     copies = 6 * (1 + len(problem.free))
     per_voxel = n * (n + 1) * distinct * copies * np.dtype(dtype).itemsize

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 
 import numpy as np
+
+from cestprep.physics.solvers import SOLVERS
 
 
 class Validity(IntEnum):
@@ -53,6 +55,9 @@ class Estimate:
         Of the normalised signal about its mean, not below -1.
     validity : ndarray of int, shape (V,)
         `Validity` codes.
+    solver : ndarray of int, shape (V,)
+        Which solver simulated the voxel: place in `cestprep.physics.solvers.SOLVERS`, from 1; 0
+        where nothing was computed.
     """
 
     mean: np.ndarray
@@ -61,6 +66,14 @@ class Estimate:
     nrmse: np.ndarray
     r_squared: np.ndarray
     validity: np.ndarray
+    solver: np.ndarray
+
+    @property
+    def voxels_by_solver(self) -> dict[str, int]:
+        """How many voxels each solver that was used simulated, most first."""
+        counts = {name: int((self.solver == i).sum()) for i, name in enumerate(SOLVERS, start=1)}
+        used = [(name, count) for name, count in counts.items() if count]
+        return dict(sorted(used, key=lambda item: -item[1]))
 
     @property
     def valid(self) -> np.ndarray:
@@ -93,6 +106,7 @@ class Estimate:
             nrmse=np.zeros(v, np.float32),
             r_squared=np.zeros(v, np.float32),
             validity=validity.astype(np.uint8),
+            solver=np.zeros(v, np.uint8),
         )
 
     def fill(self, voxels: np.ndarray, part: Estimate) -> Estimate:
@@ -101,6 +115,18 @@ class Estimate:
         for name, array in part.arrays().items():
             merged[name][..., voxels] = array
         return Estimate(**merged)
+
+
+def solver_code(name: str) -> int:
+    """Code of a solver in `Estimate.solver`."""
+    return 1 + list(SOLVERS).index(name)
+
+
+def flag_misfits(estimate: Estimate) -> Estimate:
+    """The estimate with outliers of NRMSE among all its voxels flagged too."""
+    fitted = np.isin(estimate.validity, (Validity.OK, Validity.AT_BOUND, Validity.MISFIT))
+    high = high_nrmse(estimate.nrmse, fitted) & fitted
+    return replace(estimate, validity=np.where(high, Validity.MISFIT, estimate.validity))
 
 
 def high_nrmse(nrmse: np.ndarray, converged: np.ndarray, limit: float = 4.0) -> np.ndarray:

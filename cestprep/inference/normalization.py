@@ -11,6 +11,7 @@ from cestprep.inference.estimate import Estimate
 from cestprep.inference.methods import Method
 from cestprep.inference.problem import InverseProblem, Observation
 from cestprep.inference.recipe import Normalization
+from cestprep.inference.solving import estimate as estimate_voxels
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,11 @@ def compare_normalizations(
         return None
     count = min(most_voxels, valid.size)
     chosen = valid[np.linspace(0, valid.size - 1, count).round().astype(int)]
-    again = method.estimate(
-        dataclasses.replace(problem, normalization=other), observation.take(chosen), seed=seed
+    again = estimate_voxels(
+        method,
+        dataclasses.replace(problem, normalization=other),
+        observation.take(chosen),
+        seed,
     )
     both = again.valid
     if not both.any():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -59,6 +58,9 @@ class InverseProblem:
         Parameters known per voxel (auxiliary maps, then those handed on by earlier stages).
     normalization : {"unit-norm", "m0", "free-scale"}
         Under ``free-scale`` a free ``m0`` is relative to the voxel's largest signal.
+    solver : str
+        One of `cestprep.physics.solvers.SOLVERS`, or ``auto`` until it is chosen voxel by voxel
+        (`cestprep.inference.solving`).
     """
 
     protocol: Protocol
@@ -67,6 +69,7 @@ class InverseProblem:
     constants: tuple[tuple[str, float], ...]
     known_parameters: tuple[str, ...]
     normalization: Normalization
+    solver: str = "general"
 
     def __post_init__(self) -> None:
         if self.normalization == "m0" and not any(self.protocol.is_m0):
@@ -78,7 +81,9 @@ class InverseProblem:
             raise ValueError(f"no origin for model parameters {', '.join(missing)}")
 
     @classmethod
-    def of_stage(cls, recipe: Recipe, stage: Stage, protocol: Protocol) -> InverseProblem:
+    def of_stage(
+        cls, recipe: Recipe, stage: Stage, protocol: Protocol, solver: str = "general"
+    ) -> InverseProblem:
         """The problem a recipe's stage poses for a protocol."""
         known = [AUXILIARY[key] for key in stage.auxiliary]
         return cls(
@@ -88,6 +93,7 @@ class InverseProblem:
             constants=tuple((name, c.value) for name, c in stage.constants),
             known_parameters=(*known, *(name for name, _, _ in stage.inherited)),
             normalization=stage.normalization,
+            solver=solver,
         )
 
     @property
@@ -106,7 +112,8 @@ class InverseProblem:
 
     def signal(self, theta: Array, known: Array) -> Array:
         """Simulated signal before normalisation, shape (n_volumes, V)."""
-        return simulate.signal(self.protocol, self.model, self.parameters(theta, known))
+        p = self.parameters(theta, known)
+        return simulate.signal(self.protocol, self.model, p, self.solver)
 
     def predict(self, theta: Array, known: Array) -> Array:
         """Simulated signal, normalised like `normalize` does with data (free-scale: unchanged)."""
@@ -128,14 +135,8 @@ class InverseProblem:
 
     def linearize(self, theta: Array, known: Array) -> tuple[Array, Array]:
         """Prediction ``(n, V)`` and its exact Jacobian in the free parameters, ``(p, n, V)``."""
-        return _value_and_tangents(lambda t: self.predict(t, known), theta)
+        return simulate.value_and_tangents(lambda t: self.predict(t, known), theta)
 
     def known_tangents(self, theta: Array, known: Array) -> Array:
         """Jacobian of the prediction in the known parameters, shape (q, n, V)."""
-        return _value_and_tangents(lambda b: self.predict(theta, b), known)[1]
-
-
-def _value_and_tangents(fun, x: Array) -> tuple[Array, Array]:  # type: ignore[no-untyped-def]
-    """Value and per-row derivatives by forward mode; the primal pass is shared."""
-    basis = jnp.broadcast_to(jnp.eye(x.shape[0], dtype=x.dtype)[:, :, None], (x.shape[0], *x.shape))
-    return jax.vmap(lambda t: jax.jvp(fun, (x,), (t,)), out_axes=(None, 0))(basis)
+        return simulate.value_and_tangents(lambda b: self.predict(theta, b), known)[1]

@@ -51,6 +51,7 @@ class FitStage(SimpleInterface):
         from cestprep.inference import methods
         from cestprep.inference.estimate import LEVELS, Estimate, Validity
         from cestprep.inference.normalization import compare_normalizations
+        from cestprep.inference.solving import estimate as estimate_voxels
         from cestprep.progress import ProgressLine
 
         session = self.inputs.plan
@@ -64,7 +65,7 @@ class FitStage(SimpleInterface):
         if usable.any():
             method, seed = methods.load(self.inputs.method), self.inputs.seed
             seen, what = observation.take(usable), f"{session.label} {plan.stage.name}"
-            part = method.estimate(plan.problem, seen, seed=seed, progress=ProgressLine(what))
+            part = estimate_voxels(method, plan.problem, seen, seed, ProgressLine(what))
             estimate = estimate.fill(usable, part)
             comparison = compare_normalizations(plan.problem, seen, part, method, seed)
         if not estimate.valid.any():

@@ -45,6 +45,17 @@ def power(amap: Array, count: int) -> Array:
     return identity(amap.shape[0], amap) if result is None else result
 
 
+def after_power(last: Array, amap: Array, count: int) -> Array:
+    """``last`` after ``amap`` applied ``count`` times (``count`` is static, >= 0)."""
+    while count:
+        if count & 1:
+            last = compose(last, amap)
+        count >>= 1
+        if count:
+            amap = compose(amap, amap)
+    return last
+
+
 def apply(amap: Array, state: Array) -> Array:
     """Image of ``state``, shape ``(n, ...)``."""
     return _product(amap, state[:, None])[:, 0] + amap[:, -1]
@@ -64,6 +75,8 @@ def exponential(generator: Array, duration_s: Array | float) -> Array:
         Duration in s; broadcast against the batch axes.
     """
     a = generator * duration_s
+    if a.shape[0] == 1:
+        return _exponential_of_one(a)
     # truncation: step**order / (order + 1)! of the phase of the fastest mode
     order, step = (6, 0.03125) if a.dtype == jnp.float64 else (4, 0.0625)
     # scaled voxel by voxel: the result does not depend on which voxels are computed together, and
@@ -85,3 +98,11 @@ def exponential(generator: Array, duration_s: Array | float) -> Array:
 
     e: Array = jax.lax.fori_loop(0, jnp.max(squarings), square, series)
     return e + identity(a.shape[0], a)
+
+
+def _exponential_of_one(a: Array) -> Array:
+    """Closed form for one state."""
+    rate, source = a[0, 0], a[0, 1]
+    safe = jnp.where(rate == 0, 1.0, rate)
+    gain = jnp.where(rate == 0, 1.0, jnp.expm1(safe) / safe)
+    return jnp.stack([jnp.exp(rate), source * gain])[None]

@@ -93,7 +93,7 @@ def t1_of(pool: ExchangingPool, p: Parameters) -> Array:
     return p.get(f"{pool.name}.t1", p["t1"])
 
 
-def _stack(entries: Entries, n: int) -> Array:
+def stack_entries(entries: Entries, n: int) -> Array:
     """Generator ``[A | c]`` from its non-zero entries."""
     shape = jnp.broadcast_shapes(*(e.shape for e in entries.values()))
     dtype = next(iter(entries.values())).dtype
@@ -105,7 +105,8 @@ def _stack(entries: Entries, n: int) -> Array:
     return jnp.stack(rows)
 
 
-def _add(entries: Entries, i: int, j: int, value: Array) -> None:
+def add_entry(entries: Entries, i: int, j: int, value: Array) -> None:
+    """Add to an entry that may not exist yet."""
     entries[i, j] = entries[i, j] + value if (i, j) in entries else value
 
 
@@ -132,26 +133,26 @@ def _add_spin(
     r2, r1 = rates
     x, y, z = at + X, at + Y, at + Z
     cross = c * s * (r1 - r2)
-    _add(entries, x, x, -(c * c * r2 + s * s * r1))
-    _add(entries, z, z, -(s * s * r2 + c * c * r1))
-    _add(entries, x, z, cross)
-    _add(entries, z, x, cross)
-    _add(entries, y, y, -r2)
+    add_entry(entries, x, x, -(c * c * r2 + s * s * r1))
+    add_entry(entries, z, z, -(s * s * r2 + c * c * r1))
+    add_entry(entries, x, z, cross)
+    add_entry(entries, z, x, cross)
+    add_entry(entries, y, y, -r2)
     for i, j, field in ((x, y, bz), (y, x, -bz), (y, z, bx), (z, y, -bx)):
-        _add(entries, i, j, field)
+        add_entry(entries, i, j, field)
     column, rate = source
-    _add(entries, x, column, -s * rate)
-    _add(entries, z, column, c * rate)
+    add_entry(entries, x, column, -s * rate)
+    add_entry(entries, z, column, c * rate)
 
 
 def _add_transfer(entries: Entries, to: int, of: int, tilt: Frame, rate: Array) -> None:
     """Exchange of all three components from one spin pool into another, tilted by ``tilt``."""
     c, s = tilt
-    _add(entries, to + X, of + X, c * rate)
-    _add(entries, to + X, of + Z, -s * rate)
-    _add(entries, to + Y, of + Y, rate * jnp.ones_like(c))
-    _add(entries, to + Z, of + X, s * rate)
-    _add(entries, to + Z, of + Z, c * rate)
+    add_entry(entries, to + X, of + X, c * rate)
+    add_entry(entries, to + X, of + Z, -s * rate)
+    add_entry(entries, to + Y, of + Y, rate * jnp.ones_like(c))
+    add_entry(entries, to + Z, of + X, s * rate)
+    add_entry(entries, to + Z, of + Z, c * rate)
 
 
 def _frame_of(pool: ExchangingPool, water: Frame) -> Frame:
@@ -168,7 +169,7 @@ def generator(model: PoolModel, p: Parameters, field: Field) -> Array:
     Array, shape (n, n + 1, ...)
         In 1/s; batch axes as the broadcast of field and parameters.
     """
-    return _stack(generator_entries(model, p, field), n_states(model))
+    return stack_entries(generator_entries(model, p, field), n_states(model))
 
 
 def generator_entries(model: PoolModel, p: Parameters, field: Field) -> Entries:
@@ -190,12 +191,12 @@ def generator_entries(model: PoolModel, p: Parameters, field: Field) -> Entries:
         k = p[f"{pool.name}.k_exchange"]
         pool_r1 = 1 / t1_of(pool, p)
         shape = LINESHAPES[pool.lineshape](field.offset_of(pool, p), p[f"{pool.name}.t2"])
-        _add(entries, i, i, -(pool_r1 + k + math.pi * field.w1**2 * shape))
-        _add(entries, i, n, pool_r1 * p[f"{pool.name}.fraction"])
-        _add(entries, i, X, -s * flux[pool.name])
-        _add(entries, i, Z, c * flux[pool.name])
-        _add(entries, X, i, -s * k)
-        _add(entries, Z, i, c * k)
+        add_entry(entries, i, i, -(pool_r1 + k + math.pi * field.w1**2 * shape))
+        add_entry(entries, i, n, pool_r1 * p[f"{pool.name}.fraction"])
+        add_entry(entries, i, X, -s * flux[pool.name])
+        add_entry(entries, i, Z, c * flux[pool.name])
+        add_entry(entries, X, i, -s * k)
+        add_entry(entries, Z, i, c * k)
     return entries
 
 
@@ -263,18 +264,18 @@ def longitudinal_generator(model: PoolModel, p: Parameters, water_only: bool) ->
     order of ``model.ordered``.
     """
     if water_only:
-        return _stack({(0, 0): -1 / p["t1"], (0, 1): 1 / p["t1"]}, 1)
+        return stack_entries({(0, 0): -1 / p["t1"], (0, 1): 1 / p["t1"]}, 1)
     n = 1 + len(model.pools)
     entries: Entries = {(0, 0): -1 / p["t1"], (0, n): 1 / p["t1"]}
     for i, pool in enumerate(model.ordered, start=1):
         k, f = p[f"{pool.name}.k_exchange"], p[f"{pool.name}.fraction"]
         r1 = 1 / t1_of(pool, p)
-        _add(entries, 0, 0, -f * k)
-        _add(entries, 0, i, k)
-        _add(entries, i, 0, f * k)
-        _add(entries, i, i, -(r1 + k))
-        _add(entries, i, n, r1 * f)
-    return _stack(entries, n)
+        add_entry(entries, 0, 0, -f * k)
+        add_entry(entries, 0, i, k)
+        add_entry(entries, i, 0, f * k)
+        add_entry(entries, i, i, -(r1 + k))
+        add_entry(entries, i, n, r1 * f)
+    return stack_entries(entries, n)
 
 
 def constant_field_map(

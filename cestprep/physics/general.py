@@ -12,7 +12,8 @@ from jax import Array
 from cestprep.physics import affine, bloch
 from cestprep.physics.constants import GAMMA_RAD_PER_S_UT, ppm_to_rad_per_s
 from cestprep.physics.pools import Parameters, PoolModel
-from cestprep.physics.steps import Played, Repeat, Step, play_together, repeats
+from cestprep.physics.protocol import Block, Protocol
+from cestprep.physics.steps import Played, Repeat, Step, grouped, play_together, repeats, steps_of
 from cestprep.physics.waveforms import sampled
 
 #: Largest error of a shaped pulse's sampling, in units of equilibrium magnetisation.
@@ -24,28 +25,53 @@ _HIGHEST_B1_SCALE = 1.3
 def preparation_maps(
     model: PoolModel,
     p: Parameters,
-    frequency_mhz: float,
-    preparations: Sequence[tuple[Step, ...]],
+    protocol: Protocol,
+    preparations: Sequence[tuple[Block, ...]],
     lift: Array,
+    n_rows: int,
     pulse_tolerance: float = PULSE_TOLERANCE,
 ) -> Array:
-    """Maps from the carried state to all longitudinal components after a preparation.
+    """Maps from the carried state to longitudinal components after each preparation.
 
     Parameters
     ----------
-    model, p, frequency_mhz
+    model, p
         As for `cestprep.physics.simulate.signal`; every parameter of shape (V,).
-    preparations : sequence of tuple of Step
-        Their steps must have the same shapes.
+    protocol : Protocol
+        Gives frequency and conventions.
+    preparations : sequence of tuple of Block
+        See `cestprep.physics.protocol.Volume`.
     lift : Array, shape (n, K + 1, V)
         Full state at the start as a map of the carried one.
+    n_rows : int
+        How many components are wanted, in the order of `bloch.z_indices`.
     pulse_tolerance : float
         Largest error of one shaped pulse, in units of equilibrium magnetisation.
 
     Returns
     -------
-    Array, shape (1 + n_pools, K + 1, S, V)
+    Array, shape (n_rows, K + 1, S, V)
     """
+    played = [steps_of(q, protocol.frequency_mhz, protocol.carrier_phase) for q in preparations]
+    maps = grouped(
+        played,
+        lambda steps: tuple(s.shape for s in steps),
+        lambda group: _maps_of_one_shape(
+            model, p, protocol.frequency_mhz, group, lift, pulse_tolerance
+        ),
+    )
+    return maps[:n_rows]
+
+
+def _maps_of_one_shape(
+    model: PoolModel,
+    p: Parameters,
+    frequency_mhz: float,
+    preparations: Sequence[tuple[Step, ...]],
+    lift: Array,
+    pulse_tolerance: float,
+) -> Array:
+    """All longitudinal components after preparations that can be computed together."""
     played = play_together(preparations)
     maps = [
         _element(model, p, frequency_mhz, played, i, pulse_tolerance)

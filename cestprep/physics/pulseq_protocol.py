@@ -7,8 +7,8 @@ gradient spoils, a block with an ADC samples, everything else is precession and 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -22,6 +22,7 @@ from cestprep.physics.protocol import (
     Pulse,
     Readout,
     Recovery,
+    Saturation,
     Spoil,
 )
 from cestprep.physics.pulseq import PulseqError, PulseqSequence, RfEvent, SequenceBlock
@@ -382,3 +383,103 @@ def _contradicted(
     i, want, value = wrong[-1]
     rest = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
     return [f"{name} is {want:g} {unit}, but volume {i + 1}{rest} plays {value:.6g} {unit}"]
+
+
+#: Difference (s) of times that count as equal, and digits kept of those that are the same.
+_SAME_S, _DIGITS = 1e-7, 9
+
+
+def simplified(protocol: Protocol) -> Protocol:
+    """The same protocol with volumes of a single rectangular pulse as saturations; exact.
+
+    The phase of a pulse that starts from longitudinal magnetisation does not matter.
+    """
+    return _with_preparations(protocol, (_simplified(v.preparation) for v in protocol.volumes))
+
+
+def _simplified(preparation: tuple[Block, ...]) -> tuple[Block, ...]:
+    rf = [block for block in preparation if isinstance(block, Pulse | Saturation)]
+    if len(rf) != 1 or not isinstance(rf[0], Pulse) or not rf[0].waveform.is_rectangular:
+        return preparation
+    pulse = rf[0]
+    b1_ut = pulse.b1_ut * float(abs(pulse.waveform.envelope[0]))
+    saturation = Saturation(pulse.offset_ppm, b1_ut, pulse.waveform.duration_s)
+    return tuple(saturation if block is pulse else block for block in preparation)
+
+
+def idealised(protocol: Protocol) -> Protocol:
+    """The same protocol with ideal tips in place of the real ones, which take time and relax.
+
+    Trains that `prepared` recognises as rectangular and spin-locked become saturations of the same
+    offset, B1 and timing; what the tips took becomes recovery.  Other volumes stay.
+
+    Raises
+    ------
+    ValueError
+        If such a train is not of equal pulses at equal distances; the volume is named.
+    """
+    preparations = []
+    pairs = zip(protocol.volumes, prepared(protocol), strict=True)
+    for number, (volume, train) in enumerate(pairs, start=1):
+        try:
+            preparations.append(_idealised(volume.preparation) if train.tip_deg > 0 else None)
+        except ValueError as exc:
+            raise ValueError(f"volume {number}: {exc}; its tips cannot be made ideal") from None
+    volumes = zip(protocol.volumes, preparations, strict=True)
+    return _with_preparations(
+        protocol, (v.preparation if ideal is None else ideal for v, ideal in volumes)
+    )
+
+
+def _idealised(preparation: tuple[Block, ...]) -> tuple[Block, ...] | None:
+    """A preparation that ends in a spin-locked train; None if its pulses are not rectangular."""
+    last = max(i for i, block in enumerate(preparation) if isinstance(block, Pulse))
+    spoils = [i for i, block in enumerate(preparation[:last]) if isinstance(block, Spoil)]
+    first = spoils[-1] + 1 if spoils else 0
+    train = _locked(preparation[first : last + 1])
+    return train and (*preparation[:first], *train, *preparation[last + 1 :])
+
+
+def _locked(train: tuple[Block, ...]) -> tuple[Recovery, Saturation, Recovery] | None:
+    """A spin-locked train of pulses and recoveries with ideal tips; None unless rectangular."""
+    starts: list[float] = []
+    pulses: list[Pulse] = []
+    now = 0.0
+    for block in train:
+        if isinstance(block, Pulse):
+            starts.append(now)
+            pulses.append(block)
+            now += block.waveform.duration_s
+        elif isinstance(block, Recovery):
+            now += block.duration_s
+    lock = max(pulses, key=lambda q: q.waveform.duration_s)
+    if not lock.waveform.is_rectangular:
+        return None
+    like = [(q.waveform, q.b1_ut, q.offset_ppm) for q in pulses[1::3]]
+    if 3 * len(like) != len(pulses) or set(like) != {(lock.waveform, lock.b1_ut, lock.offset_ppm)}:
+        raise ValueError("its long pulses are not equal, each between two tips of its own")
+    length = lock.waveform.duration_s
+    gaps = [b - a - length for a, b in pairwise(starts[1::3])] or [0.0]
+    if max(gaps) - min(gaps) > _SAME_S:
+        raise ValueError(f"its pulse delays are not equal ({min(gaps):g} to {max(gaps):g} s)")
+    return (
+        Recovery(round(starts[1], _DIGITS)),
+        Saturation(
+            offset_ppm=lock.offset_ppm,
+            b1_ut=lock.b1_ut * float(abs(lock.waveform.envelope[0])),
+            pulse_duration_s=round(length, _DIGITS),
+            n_pulses=len(like),
+            pulse_delay_s=round(sum(gaps) / len(gaps), _DIGITS),
+            spin_lock="ideal",
+        ),
+        Recovery(round(now - starts[-2] - length, _DIGITS)),
+    )
+
+
+def _with_preparations(protocol: Protocol, preparations: Iterable[tuple[Block, ...]]) -> Protocol:
+    """A protocol with the preparation of every volume replaced."""
+    blocks: list[Block] = []
+    for volume, preparation in zip(protocol.volumes, preparations, strict=True):
+        spoil = [Spoil()] if preparation else []
+        blocks += [Recovery(volume.recovery_s), *preparation, *spoil, volume.readout]
+    return replace(protocol, blocks=tuple(_merged(blocks)))

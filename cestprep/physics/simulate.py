@@ -6,21 +6,20 @@ longitudinal state; a scan over volumes then strings them together.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.custom_derivatives import SymbolicZero
 
-from cestprep.physics import affine, bloch, general
+from cestprep.physics import affine, bloch
 from cestprep.physics.pools import Parameters, PoolModel
 from cestprep.physics.protocol import Protocol, Readout
-from cestprep.physics.steps import Step, steps_of
-
-#: Label of this solver in sidecars.
-SOLVER = "general"
+from cestprep.physics.solvers import SOLVERS, unsuitable
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -78,28 +77,23 @@ def _equilibrium(model: PoolModel, p: Parameters, ones: Array) -> Array:
     return jnp.stack([ones, *(p[f"{q.name}.fraction"] for q in model.ordered)])
 
 
-def _preparation_maps(model: PoolModel, p: Parameters, protocol: Protocol, ones: Array) -> Array:
+def _preparation_maps(
+    model: PoolModel, p: Parameters, protocol: Protocol, solver: str, ones: Array
+) -> Array:
     """Map of every volume's preparation of the carried state, ``(N, K, K + 1, V)``."""
-    wanted = [
-        steps_of(v.preparation, protocol.frequency_mhz, protocol.carrier_phase)
-        for v in protocol.volumes
-    ]
-    groups: dict[tuple[object, ...], list[tuple[Step, ...]]] = {}
-    for steps in dict.fromkeys(s for s in wanted if s):
-        groups.setdefault(tuple(s.shape for s in steps), []).append(steps)
+    preparations = [v.preparation for v in protocol.volumes]
+    distinct, _ = _unique([q for q in preparations if q])
+    places = {(): 0} | {q: i for i, q in enumerate(distinct, start=1)}
     lift = _lift(model, p, ones)
     k = lift.shape[1] - 1
     maps = [affine.identity(k, ones[None, None])[:, :, None]]
-    places: dict[tuple[Step, ...], int] = {(): 0}
-    for group in groups.values():
-        for steps in group:
-            places[steps] = len(places)
-        maps.append(general.preparation_maps(model, p, protocol.frequency_mhz, group, lift)[:k])
+    if distinct:
+        maps.append(SOLVERS[solver](model, p, protocol, distinct, lift, k))
     stacked = jnp.moveaxis(jnp.concatenate(maps, axis=2), 2, 0)
-    return stacked[np.array([places[s] for s in wanted])]
+    return stacked[np.array([places[q] for q in preparations])]
 
 
-def signal(protocol: Protocol, model: PoolModel, p: Parameters) -> Array:
+def signal(protocol: Protocol, model: PoolModel, p: Parameters, solver: str = "general") -> Array:
     """Longitudinal water magnetisation sampled by each volume.
 
     Parameters
@@ -108,6 +102,8 @@ def signal(protocol: Protocol, model: PoolModel, p: Parameters) -> Array:
     model : PoolModel
     p : mapping of str to Array, each of shape (V,) or ()
         SI units inside; see `cestprep.physics.pools`.
+    solver : str
+        One of `cestprep.physics.solvers.SOLVERS`; `solvers.choose` says which is good.
 
     Returns
     -------
@@ -118,15 +114,26 @@ def signal(protocol: Protocol, model: PoolModel, p: Parameters) -> Array:
     ------
     KeyError
         If a parameter of the model is missing.
+    ValueError
+        If the solver cannot play the protocol or does not know the pools.
     """
     missing = [name for name in model.parameter_names if name not in p]
     if missing:
         raise KeyError(f"parameters missing for this pool model: {', '.join(missing)}")
+    why = unsuitable(solver, protocol, model)
+    if why:
+        raise ValueError(why)
     shape = jnp.broadcast_shapes(*(jnp.shape(v) for v in p.values()))
     ones = jnp.ones(shape if shape else (1,), jnp.result_type(*p.values()))
-    p = {name: value * ones for name, value in p.items()}
+    return _signal(protocol, model, solver, {name: value * ones for name, value in p.items()})
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _signal(protocol: Protocol, model: PoolModel, solver: str, p: dict[str, Array]) -> Array:
+    """Signal of parameters that all have shape (V,)."""
+    ones = jnp.ones_like(p["t1"])
     volumes = protocol.volumes
-    preparation = _preparation_maps(model, p, protocol, ones)
+    preparation = _preparation_maps(model, p, protocol, solver, ones)
     recoveries, which_recovery = _unique([v.recovery_s for v in volumes])
     recovery = jnp.stack([_recovery_map(model, p, t) for t in recoveries])
     readouts, which_readout = _unique([v.readout for v in volumes])
@@ -143,3 +150,48 @@ def signal(protocol: Protocol, model: PoolModel, p: Parameters) -> Array:
         (preparation, jnp.asarray(which_recovery), jnp.asarray(which_readout)),
     )
     return z * p["m0"]
+
+
+@partial(_signal.defjvp, symbolic_zeros=True)
+def _signal_jvp(
+    protocol: Protocol,
+    model: PoolModel,
+    solver: str,
+    primals: tuple[dict[str, Array]],
+    tangents: tuple[dict[str, Any]],
+) -> tuple[Array, Array]:
+    """Derivatives voxel by voxel, for the parameters that vary only.
+
+    Every voxel's signal depends on its own parameters, so its Jacobian is found in one pass by
+    forward mode with unit tangents.  What is left is linear: reverse mode transposes a sum instead
+    of walking back through matrix exponentials.
+    """
+    (p,), (slopes,) = primals, tangents
+    active = [k for k in p if not isinstance(slopes[k], SymbolicZero)]
+
+    def of(values: Array) -> Array:
+        varied = p | dict(zip(active, values, strict=True))
+        return _signal.fun(protocol, model, solver, varied)
+
+    values = jnp.stack([p[k] for k in active])
+    z, jacobian = value_and_tangents(of, values)
+    change = [jacobian[i] * slopes[k] for i, k in enumerate(active)]
+    return z, sum(change[1:], change[0])
+
+
+def value_and_tangents(fun: Callable[[Array], Array], x: Array) -> tuple[Array, Array]:
+    """Value and derivatives by each row of ``x`` where voxels (last axis) are independent.
+
+    Parameters
+    ----------
+    fun : callable
+        From shape (k, V) to shape (n, V).
+    x : Array, shape (k, V)
+
+    Returns
+    -------
+    tuple of Array
+        Shapes (n, V) and (k, n, V).
+    """
+    basis = jnp.broadcast_to(jnp.eye(x.shape[0], dtype=x.dtype)[:, :, None], (x.shape[0], *x.shape))
+    return jax.vmap(lambda t: jax.jvp(fun, (x,), (t,)), out_axes=(None, 0))(basis)

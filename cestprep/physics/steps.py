@@ -8,11 +8,13 @@ the angle between the frames of a step and the one before.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from cestprep.physics.protocol import (
     Block,
@@ -26,6 +28,7 @@ from cestprep.physics.protocol import (
 from cestprep.physics.waveforms import Waveform
 
 Kind = Literal["pulse", "free", "relax", "spoil"]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -187,3 +190,19 @@ def repeats(order: Sequence[int]) -> tuple[Repeat, ...]:
         found.append(best)
         at += best.period * best.count
     return tuple(found)
+
+
+def grouped(
+    items: Sequence[Item],
+    key: Callable[[Item], Hashable],
+    compute: Callable[[list[Item]], Array],
+) -> Array:
+    """Results for all items, computed group by group; their axis is the last but one."""
+    groups: dict[Hashable, list[int]] = {}
+    for i, item in enumerate(items):
+        groups.setdefault(key(item), []).append(i)
+    results = [compute([items[i] for i in places]) for places in groups.values()]
+    if len(results) == 1:
+        return results[0]
+    order = np.argsort(np.concatenate(list(groups.values())))
+    return jnp.concatenate(results, axis=-2)[..., order, :]

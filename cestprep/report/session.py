@@ -19,7 +19,6 @@ from cestprep.bids.plan import SessionPlan, StagePlan
 from cestprep.bids.regions import region_voxels
 from cestprep.inference import methods
 from cestprep.inference.estimate import LEVELS, Estimate, Validity
-from cestprep.physics.simulate import SOLVER
 from cestprep.report import figures, statistics
 from cestprep.report.display import Display
 
@@ -71,7 +70,6 @@ def write_report(
         "session": session,
         "method": sink.method,
         "method_title": methods.load(sink.method).TITLE,
-        "solver": SOLVER,
         "n_mask": int(display.mask.sum()),
         "reference": figures.reference_figure(
             display.show(reference), display.show(display.mask), display.aspect
@@ -176,11 +174,25 @@ def _stage(
         "validity": statistics.validity_counts(estimate),
         "nrmse": statistics.median_nrmse(estimate),
         "propagated": propagated_parameters(session, plan),
+        "solver": _solver_sentence(estimate.voxels_by_solver),
         "maps": figures.maps_figure(panels, display.aspect),
         "fidelity": figures.maps_figure(fidelity, display.aspect),
         "validity_map": _validity_figure(estimate, display),
         "signal": _signal_figure(plan, estimate, display) if valid.any() else None,
     }
+
+
+#: What the report says of a solver's exactness.
+_EXACTNESS = {"general": "exact", "reduced": "within 1e-4 of exact", "isar2": "approximate, biased"}
+
+
+def _solver_sentence(voxels: Mapping[str, int]) -> str:
+    """Solvers of a stage in words, with their voxels where there are several."""
+    parts = [f"“{name}” ({_EXACTNESS[name]})" for name in voxels]
+    if len(parts) > 1:
+        counts = [f"{n} voxels" for n in voxels.values()]
+        parts = [f"{part} in {count}" for part, count in zip(parts, counts, strict=True)]
+    return " and ".join(parts)
 
 
 def _validity_figure(estimate: Estimate, display: Display) -> str:

@@ -8,7 +8,9 @@ import oracle
 import pytest
 import voxels as vx
 
-from cestprep.physics import simulate
+from cestprep.physics import affine, bloch, simulate
+from cestprep.physics.protocol import Protocol, Pulse, Readout, Recovery, Saturation, Spoil
+from cestprep.physics.waveforms import Waveform
 
 FREQUENCIES = {"3T": 127.73, "7T": 298.035, "9.4T": 400.2}
 OFFSETS = {
@@ -145,8 +147,10 @@ def test_one_bad_voxel_leaves_the_others_alone():
 
 
 class TestSymmetries:
-    def simulate(self, p, offsets=OFFSETS["amide"], names=("amide", "semisolid")):
-        protocol = vx.protocol(vx.rows(offsets, True), 298.035, (90.0, 1, 0.0))
+    def simulate(
+        self, p, offsets=OFFSETS["amide"], names=("amide", "semisolid"), continuous_wave=True
+    ):
+        protocol = vx.protocol(vx.rows(offsets, continuous_wave), 298.035, (90.0, 1, 0.0))
         return np.asarray(compiled(protocol, vx.model(names))[0](p))
 
     def test_b0_shift_equals_offset_shift(self, x64):
@@ -155,11 +159,15 @@ class TestSymmetries:
         moved = self.simulate(shifted, [o + 0.4 for o in OFFSETS["amide"]])
         np.testing.assert_allclose(moved, self.simulate(p), atol=1e-10)
 
-    def test_mirror(self, x64):
+    @pytest.mark.parametrize("continuous_wave", [True, False], ids=["cw", "spinlock"])
+    def test_mirror(self, x64, continuous_wave):
         p = vx.parameters(("amide", "semisolid"), vx.random_voxels(("amide", "semisolid"), 2, 3))
         flip = {k: -v if k == "b0_ppm" or k.endswith("offset_ppm") else v for k, v in p.items()}
-        mirrored = self.simulate(flip, [-o for o in OFFSETS["amide"]])
-        np.testing.assert_allclose(mirrored, self.simulate(p), atol=1e-10)
+        mirrored = self.simulate(
+            flip, [-o for o in OFFSETS["amide"]], continuous_wave=continuous_wave
+        )
+        plain = self.simulate(p, continuous_wave=continuous_wave)
+        np.testing.assert_allclose(mirrored, plain, atol=1e-10)
 
     def test_amide_is_downfield(self, x64):
         p = vx.parameters(("amide", "semisolid"), vx.random_voxels(("amide", "semisolid"), 2, 3))
@@ -182,6 +190,67 @@ class TestSymmetries:
         one = self.simulate(p, names=("semisolid",))
         three = self.simulate({**p, "m0": 3 * p["m0"]}, names=("semisolid",))
         np.testing.assert_allclose(three, 3 * one, rtol=1e-12)
+
+    def test_splitting_a_pulse_changes_nothing(self, x64):
+        """The carrier runs on; a phase that does not makes a difference."""
+        names = ("amide", "semisolid")
+        length, phase, frequency = 0.05, 0.4, 127.73
+        p = vx.parameters(names, vx.random_voxels(names, 2, 9))
+        half = Waveform.rectangular(length / 2)
+        for offset in (0.2, -1.0):
+            rest = np.pi * offset * frequency * length
+            whole = Pulse(Waveform.rectangular(length), 2.0, offset, phase)
+            splits = [
+                (Pulse(half, 2.0, offset, phase), Pulse(half, 2.0, offset, phase + turn))
+                for turn in (rest, rest + 1.0)
+            ]
+            wave = Saturation(offset, 2.0, length)
+            preparations = ((whole,), (wave,), *splits)
+            blocks = [
+                b
+                for q in preparations
+                for b in (Recovery(1.0), *q, Spoil(), Readout(0.0, reset=1.0))
+            ]
+            protocol = Protocol(tuple(blocks), frequency, (False,) * len(preparations))
+            one, continuous, two, broken = compiled(protocol, vx.model(names))[0](p)
+            np.testing.assert_allclose(continuous, one, atol=1e-12)
+            np.testing.assert_allclose(two, one, atol=1e-10)
+            assert (abs(broken - one) > 1e-3).all()
+
+    def test_equilibrium_stays_put(self, x64):
+        """Detailed balance: what flows from water into a pool flows back, each with its own T1."""
+        names = ("amide", "semisolid")
+        p = vx.parameters(names, vx.random_voxels(names, 3, 10))
+        p |= {"amide.t1": np.full(3, 0.7), "semisolid.t1": np.full(3, 0.4)}
+        balance = np.stack([np.ones(3), p["amide.fraction"], p["semisolid.fraction"]])
+        for mt in ("z", "xyz"):
+            model = vx.model(names, mt=mt, pools_rebalance=False)
+            still = bloch.Field.of(np.zeros(3), np.ones(3), 127.73, p)
+            places = bloch.z_indices(model)
+            everything = np.asarray(bloch.generator(model, p, still))
+            longitudinal = np.asarray(bloch.longitudinal_generator(model, p, water_only=False))
+            slow = everything[np.ix_(places, [*places, -1])]
+            for g in (longitudinal, slow):
+                rates = np.einsum("ijv,jv->iv", g[:, :-1], balance) + g[:, -1]
+                np.testing.assert_allclose(rates, 0, atol=1e-12)
+                for i in (1, 2):
+                    assert (g[0, i] > 0).all()
+                    np.testing.assert_allclose(g[i, 0], g[0, i] * balance[i], rtol=1e-12)
+                np.testing.assert_array_equal(g[1, 2], 0)
+
+    def test_exchange_keeps_the_sum(self, x64):
+        """From any start, without relaxation, nothing is lost and the ratio ends in balance."""
+        names = ("amide", "semisolid")
+        p = vx.parameters(names, vx.random_voxels(names, 3, 11))
+        p |= {"t1": np.full(3, 1e15)}
+        generator = bloch.longitudinal_generator(vx.model(names), p, water_only=False)
+        start = np.random.default_rng(0).uniform(-1, 1, (3, 3))
+        balance = np.stack([np.ones(3), p["amide.fraction"], p["semisolid.fraction"]])
+        for duration in (1e-3, 0.1, 30.0):
+            end = np.asarray(affine.apply(affine.exponential(generator, duration), start))
+            np.testing.assert_allclose(end.sum(axis=0), start.sum(axis=0), atol=1e-10)
+        want = balance * start.sum(axis=0) / balance.sum(axis=0)
+        np.testing.assert_allclose(end, want, atol=1e-9)
 
 
 def test_long_continuous_wave_reaches_the_analytic_steady_state(x64):

@@ -7,7 +7,7 @@ import numpy as np
 
 from cestprep.inference import least_squares
 from cestprep.inference.chunks import Progress, over_chunks, voxels_per_chunk
-from cestprep.inference.estimate import Estimate, Validity, high_nrmse
+from cestprep.inference.estimate import Estimate, Validity, high_nrmse, solver_code
 from cestprep.inference.problem import InverseProblem, Observation
 
 TITLE = "voxelwise bounded least squares (multi-start Levenberg-Marquardt)"
@@ -52,10 +52,13 @@ def estimate(
         min(size, -(-normalised.shape[1] // 16) * 16),
         progress,
     )
-    return blank.fill(fittable, _assemble(fit, normalised, scale * peak[fittable]))
+    found = _assemble(fit, normalised, scale * peak[fittable], solver_code(problem.solver))
+    return blank.fill(fittable, found)
 
 
-def _assemble(fit: least_squares.Fit, normalised: np.ndarray, scale: np.ndarray) -> Estimate:
+def _assemble(
+    fit: least_squares.Fit, normalised: np.ndarray, scale: np.ndarray, solver: int
+) -> Estimate:
     theta, covariance, fitted = (np.asarray(x) for x in (fit.theta, fit.covariance, fit.fitted))
     failed = ~(np.isfinite(theta).all(axis=0) & np.isfinite(covariance).all(axis=(0, 1)))
     theta, covariance, fitted = (np.where(failed, 0, x) for x in (theta, covariance, fitted))
@@ -75,6 +78,7 @@ def _assemble(fit: least_squares.Fit, normalised: np.ndarray, scale: np.ndarray)
         nrmse=nrmse,
         r_squared=r_squared,
         validity=validity,
+        solver=np.full(nrmse.shape, solver, np.uint8),
     )
 
 

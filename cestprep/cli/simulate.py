@@ -1,0 +1,441 @@
+"""``cestprep-tools simulate``: signals of a Pulseq-CEST sequence for a Pulseq-CEST pool model."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any
+
+from cestprep.cli.device import add_device_option, used_device
+from cestprep.cli.simulated import (
+    Computing,
+    Problem,
+    Train,
+    describe,
+    figure_of,
+    offsets_of,
+    sidecar_of,
+    table_of,
+    trains_of,
+)
+from cestprep.errors import Fault, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from cestprep.physics.protocol import Protocol
+    from cestprep.physics.pulseq_pools import PoolSimulation
+
+#: Importing `cestprep.physics.solvers` for their names would start JAX.
+SOLVERS = ("auto", "general", "reduced", "isar2")
+FIGURES = (".png", ".svg", ".pdf")
+#: A pool file takes some kB.
+MAX_YAML_BYTES = 1_000_000
+#: Characters of a fault that are shown.
+_MAX_TEXT = 300
+
+
+def add_simulate(commands: Any) -> None:
+    """Add the command to the subcommands of a parser."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "simulate",
+        help="simulate a Pulseq-CEST sequence for a Pulseq-CEST pool model",
+        description="Simulate a Pulseq sequence (version 1.2 to 1.5) for a Pulseq-CEST pool model: "
+        "a table of offsets and water's longitudinal magnetisation, with a JSON sidecar.",
+    )
+    parser.add_argument("sequence", type=Path, metavar="SEQ", help="Pulseq file (.seq)")
+    parser.add_argument("pools", type=Path, metavar="YAML", help="Pulseq-CEST pool model")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="TSV",
+        help="table to write, and beside it a .json; replaced if they exist",
+    )
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help=f"figure to write ({', '.join(FIGURES)})"
+    )
+    parser.add_argument(
+        "--solver",
+        choices=SOLVERS,
+        default="auto",
+        help="auto: the fastest that is exact for the problem (default: auto)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("double", "single"),
+        default="double",
+        help="floating-point numbers (default: double)",
+    )
+    add_device_option(parser)
+    _add_conventions(parser.add_argument_group("how the files are read"))
+    parser.set_defaults(run=simulate)
+
+
+def _add_conventions(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--phase-sign",
+        choices=("pulseq", "conjugate"),
+        default="pulseq",
+        help="which way a rising phase of a shaped pulse turns; pulseq: a higher "
+        "frequency (default: pulseq)",
+    )
+    group.add_argument(
+        "--carrier-phase",
+        choices=("exact", "whole-degrees"),
+        default="exact",
+        help="how a carrier's phase is counted from pulse to pulse; whole-degrees: "
+        "truncated, as the C++ simulator of Pulseq-CEST does (default: exact)",
+    )
+    for name, place in (("--dead-time", "before"), ("--ringdown", "after")):
+        group.add_argument(
+            name,
+            type=_microseconds,
+            default=0.0,
+            metavar="US",
+            help=f"least silence {place} each pulse in us (default: 0)",
+        )
+    group.add_argument(
+        "--tips",
+        choices=("played", "ideal"),
+        default="played",
+        help="ideal: the tips of rectangular spin-lock trains are perfect and take "
+        "no effect on timing (default: played)",
+    )
+    group.add_argument(
+        "--frequency",
+        type=_megahertz,
+        metavar="MHZ",
+        help="scanner frequency (default: b0 times gamma of the YAML)",
+    )
+    start = group.add_mutually_exclusive_group()
+    start.add_argument(
+        "--reset",
+        dest="reset",
+        action="store_true",
+        default=None,
+        help="every volume starts from equilibrium times the YAML's scale "
+        "(default: what the YAML says)",
+    )
+    start.add_argument(
+        "--continuous",
+        dest="reset",
+        action="store_false",
+        help="magnetisation is carried on from volume to volume",
+    )
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _microseconds(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time in us from 0 to a second")
+    return value
+
+
+def _megahertz(text: str) -> float:
+    value = _number(text)
+    if not 1 <= value < 1e4:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a frequency in MHz from 1 to 10000")
+    return value
+
+
+def simulate(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    _check_places(options)
+    problem = read_problem(options)
+    device = used_device(options.device)
+    import jax
+
+    with jax.enable_x64(options.precision == "double"):
+        solver, reason = _choose(options.solver, problem)
+        computing = Computing(solver, reason, options.precision, str(device))
+        trains = trains_of(problem)
+        print(describe(problem, computing, trains), flush=True)
+        mz = _simulated(problem, computing)
+    _write(options, problem, computing, trains, mz)
+    return 0
+
+
+def _check_places(options: argparse.Namespace) -> None:
+    """Whether output can be written, before anything is read."""
+    _check_ending("--out", options.out, (".tsv",))
+    if options.plot is not None:
+        _check_ending("--plot", options.plot, FIGURES)
+    for path in _outputs(options):
+        if path.resolve() in (options.sequence.resolve(), options.pools.resolve()):
+            raise UsageError(Fault(path, "is an input of this command", "Choose another name"))
+        if path.is_dir():
+            raise UsageError(Fault(path, "is a folder, expected a file", "Choose another name"))
+        if not path.parent.is_dir():
+            raise UsageError(Fault(path.parent, "is no folder", "Create it or choose another"))
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise UsageError(Fault(path.parent, "cannot be written", "Choose another folder"))
+
+
+def _check_ending(option: str, path: Path, endings: tuple[str, ...]) -> None:
+    if path.suffix.lower() not in endings:
+        raise UsageError(
+            Fault(f"{option} {path}", "has another ending", f"Let it end in {' or '.join(endings)}")
+        )
+
+
+def _outputs(options: argparse.Namespace) -> list[Path]:
+    out: Path = options.out
+    return [out, out.with_suffix(".json"), *([options.plot] if options.plot else [])]
+
+
+def read_problem(options: argparse.Namespace) -> Problem:
+    """Both files as a protocol and a pool model.
+
+    Raises
+    ------
+    UsageError
+        With all faults of the first file that cannot be used.
+    """
+    from cestprep.physics.pulseq import parse
+    from cestprep.physics.pulseq_protocol import (
+        Conventions,
+        frequency_of,
+        idealised,
+        protocol_of,
+        simplified,
+    )
+
+    pools = _read_pools(options.pools, options.reset)
+    frequency = options.frequency or pools.frequency_mhz
+    conventions = Conventions(
+        options.phase_sign,
+        "exact" if options.carrier_phase == "exact" else "whole_degrees",
+        options.dead_time / 1e6,
+        options.ringdown / 1e6,
+    )
+    ideal = options.tips == "ideal"
+    text = _text(options.sequence)
+    try:
+        sequence = parse(text)
+        played = protocol_of(sequence, frequency, pools.reset, conventions)
+        protocol = simplified(idealised(played) if ideal else played)
+    except ValueError as exc:
+        raise UsageError(
+            Fault(options.sequence, _shortened(str(exc)), "Correct or export the sequence again")
+        ) from None
+    own = frequency_of(sequence) or frequency
+    return Problem(
+        options.sequence, options.pools, sequence, pools, conventions, played, protocol, ideal, own
+    )
+
+
+def _text(path: Path, most: int | None = None) -> str:
+    """Content of a text file, never of a folder, a pipe or a device."""
+    mend = "Give the path of a readable text file"
+    if path.exists() and not path.is_file():
+        raise UsageError(Fault(path, "is not a file", mend))
+    try:
+        if most is not None and path.stat().st_size > most:
+            raise UsageError(
+                Fault(path, f"is larger than {most / 1e6:g} MB", "Give the path of a pool model")
+            )
+        text = path.read_text("utf-8")
+    except OSError as exc:
+        raise UsageError(Fault(path, f"cannot be read ({exc.strerror})", mend)) from None
+    except UnicodeDecodeError as exc:
+        raise UsageError(
+            Fault(path, f"is not UTF-8 text (byte {exc.start + 1})", "Save it as UTF-8 text")
+        ) from None
+    if not text.strip():
+        raise UsageError(Fault(path, "is empty", "Copy or export the file again"))
+    return text
+
+
+def _read_pools(path: Path, reset: bool | None) -> PoolSimulation:
+    from cestprep.physics.pulseq_pools import read_pools
+
+    document = _document(path)
+    if reset is not None and isinstance(document, dict):
+        document["reset_init_mag"] = reset
+    try:
+        return read_pools(document)
+    except ValueError as exc:
+        mend = "Correct the file (format: https://pulseq-cest.github.io)"
+        lines = str(exc).splitlines()
+        raise UsageError(*(Fault(path, _shortened(line), mend) for line in lines)) from None
+
+
+def _document(path: Path) -> Any:
+    """Parsed YAML; repeated keys and aliases of whole structures are refused."""
+    import yaml
+
+    text = _text(path, MAX_YAML_BYTES)
+    try:
+        return yaml.load(text, _loader())
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:
+        mark = getattr(exc, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        reason = getattr(exc, "problem", None) or str(exc).splitlines()[0]
+        raise UsageError(
+            Fault(path, f"is not valid YAML: {where}{_shortened(reason)}", "Correct the file")
+        ) from None
+
+
+def _loader() -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """YAML as people mean it: PyYAML takes the last of equal keys, and any alias."""
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            alias = self.check_event(yaml.AliasEvent) and self.peek_event()  # type: ignore[no-untyped-call]
+            if alias and not isinstance(self.anchors.get(alias.anchor), yaml.ScalarNode):
+                text = f"alias *{alias.anchor} is not one of a number or a text"
+                raise yaml.MarkedYAMLError(problem=text, problem_mark=alias.start_mark)
+            return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            seen = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                    text = f"key {key.value!r} appears twice"
+                    raise yaml.MarkedYAMLError(problem=text, problem_mark=key.start_mark)
+                seen.add(str(key.value))
+            return super().construct_mapping(node, deep)
+
+    return Loader
+
+
+def _shortened(text: str) -> str:
+    text = " ".join(text.split()).rstrip(".")
+    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]} ..."
+
+
+def _parameters(problem: Problem) -> dict[str, Any]:
+    import jax.numpy as jnp
+
+    return {name: jnp.asarray([float(v)]) for name, v in problem.pools.parameters.items()}
+
+
+def _choose(asked: str, problem: Problem) -> tuple[str, str]:
+    """Solver and why this one."""
+    from cestprep.physics import solvers
+
+    args = problem.protocol, problem.pools.model, _parameters(problem)
+    if asked != "auto":
+        why_not = solvers.unsuitable(asked, *args[:2])
+        if why_not:
+            raise UsageError(
+                Fault(f"--solver {asked}", _shortened(why_not), "Use another, or --solver auto")
+            )
+        return asked, "as asked"
+    name = solvers.choose(*args)
+    reasons = [
+        f"{other}: {_shortened(why_not)}"
+        for other in SOLVERS[1:]
+        if other != name and (why_not := solvers.unsuitable(other, *args[:2]))
+    ]
+    return name, "; ".join(["chosen automatically", *reasons])
+
+
+def _simulated(problem: Problem, computing: Computing) -> np.ndarray:
+    """Signal of every volume.
+
+    In one go: a compilation takes longer than hundreds of volumes, and every part would need its
+    own.
+    """
+    import jax
+    import numpy as np
+
+    from cestprep.physics.simulate import signal
+
+    protocol, extra = _from_reset(problem)
+    count = problem.protocol.n_volumes
+    with _ticking(f"Compiling and simulating {count} volumes"):
+        run = jax.jit(lambda p: signal(protocol, problem.pools.model, p, solver=computing.solver))
+        mz = np.asarray(run(_parameters(problem)), np.float64)[extra:, 0]
+    wrong = np.flatnonzero(~np.isfinite(mz))
+    if wrong.size:
+        found = f"gives no finite signal for volume {wrong[0] + 1} ({wrong.size} of {mz.size})"
+        raise UsageError(
+            Fault(problem.pool_file, found, "Check its numbers, or use another solver or precision")
+        )
+    return mz
+
+
+def _from_reset(problem: Problem) -> tuple[Protocol, int]:
+    """Protocol whose first volume, too, starts from the reset magnetisation; extra volumes."""
+    from cestprep.physics.protocol import Readout
+
+    protocol, reset = problem.protocol, problem.pools.reset
+    if reset is None or reset == 1:
+        return protocol, 0
+    blocks = (Readout(0.0, reset=reset), *protocol.blocks)
+    return replace(protocol, blocks=blocks, is_m0=(False, *protocol.is_m0)), 1
+
+
+@contextmanager
+def _ticking(what: str, every_s: float = 10.0) -> Iterator[None]:
+    """Say that a step runs, every few seconds for how long, and at its end how long it took."""
+    started, stop = time.monotonic(), Event()
+
+    def tick() -> None:
+        while not stop.wait(every_s):
+            print(f"{what}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+
+    print(f"{what} ...", file=sys.stderr, flush=True)
+    thread = Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    print(f"{what} took {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
+
+
+def _write(
+    options: argparse.Namespace,
+    problem: Problem,
+    computing: Computing,
+    trains: Sequence[Train],
+    mz: np.ndarray,
+) -> None:
+    """Write everything or nothing."""
+    import json
+
+    from cestprep.bids.files import replacing
+
+    offsets = offsets_of(problem)
+    sidecar = json.dumps(sidecar_of(problem, computing, trains), indent=2, ensure_ascii=False)
+    contents = [table_of(offsets, mz).encode(), f"{sidecar}\n".encode()]
+    if options.plot is not None:
+        ending = options.plot.suffix.lower()[1:]
+        contents.append(
+            figure_of(problem.sequence_file.stem, computing.solver, offsets, mz, ending)
+        )
+    outputs = _outputs(options)
+    try:
+        with ExitStack() as stack:
+            for path, content in reversed(list(zip(outputs, contents, strict=True))):
+                stack.enter_context(replacing(path)).write_bytes(content)
+    except OSError as exc:
+        raise UsageError(
+            Fault(
+                exc.filename2 or exc.filename or options.out,
+                f"cannot be written ({exc.strerror})",
+                "Choose another place",
+            )
+        ) from None
+    print(f"Written: {', '.join(map(str, outputs))}")

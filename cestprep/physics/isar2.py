@@ -1,0 +1,100 @@
+"""Solver ``isar2``: the closed-form shortcut of published fits, for comparison with them only.
+
+Water and one pool under spin-locked or continuous-wave saturation: mono-exponential decay with
+R1rho during pulses, two-pool exchange between them.  It looks right, and biases fraction by -10 to
+-15 % and rate by +30 to +40 % at a residual nobody would question (docs/solvers.rst).
+
+Source: Roeloffs et al., NMR Biomed 28 (2015) 40-53, doi:10.1002/nbm.3192, with the exchange rate of
+Zaiss & Bachert, NMR Biomed 26 (2013) 507-518, doi:10.1002/nbm.2887.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from cestprep.physics import bloch
+from cestprep.physics.bloch import Field
+from cestprep.physics.pools import Parameters, PoolModel
+from cestprep.physics.protocol import Block, Protocol, Saturation
+from cestprep.physics.steps import grouped
+
+
+def unplayable(preparation: tuple[Block, ...]) -> str | None:
+    """Why a preparation is beyond this solver; None if it is not."""
+    if len(preparation) != 1 or not isinstance(preparation[0], Saturation):
+        return "more than one saturation per volume, or a recovery after it"
+    if preparation[0].spin_lock == "none" and preparation[0].n_pulses > 1:
+        return "a train of pulses without spin lock"
+    return None
+
+
+def preparation_maps(
+    model: PoolModel,
+    p: Parameters,
+    protocol: Protocol,
+    preparations: Sequence[tuple[Block, ...]],
+    lift: Array,
+    n_rows: int,
+) -> Array:
+    """Maps from water's magnetisation to itself after each preparation.
+
+    Parameters as for `cestprep.physics.general.preparation_maps`, with ``n_rows`` = 1.
+    """
+    del lift, n_rows
+    saturations = [q[0] for q in preparations if isinstance(q[0], Saturation)]
+    return grouped(
+        saturations,
+        lambda s: s.train,
+        lambda group: _train_maps(model, p, protocol.frequency_mhz, group),
+    )
+
+
+def _train_maps(
+    model: PoolModel, p: Parameters, frequency_mhz: float, saturations: Sequence[Saturation]
+) -> Array:
+    (pool,) = model.pools
+    k, f = p[f"{pool.name}.k_exchange"], p[f"{pool.name}.fraction"]
+    r1, r2 = 1 / p["t1"], 1 / p["t2"]
+    dtype = r1.dtype
+    b1, offset = (
+        jnp.asarray(np.array(v)[:, None], dtype)
+        for v in ([s.b1_ut for s in saturations], [s.offset_ppm for s in saturations])
+    )
+    field = Field.of(b1, offset, frequency_mhz, p)
+    labelled = _labelling(field.w1, field.offset_of(pool, p), k, 1 / p[f"{pool.name}.t2"])
+    cos, sin = field.tilt
+    r1rho = r1 * cos**2 + r2 * sin**2 + f * k * labelled
+    train = saturations[0]
+    decay = jnp.exp(-r1rho * train.pulse_duration_s)
+    steady = r1 / r1rho * (cos if train.spin_lock == "none" else 1.0)
+    if train.spin_lock == "none":  # only the part along the effective field is left at the end
+        slope, constant = cos**2 * decay, steady * cos * (1 - decay)
+    else:
+        # the pool follows water: its magnetisation is psi times water's
+        psi = f * (1 - labelled)
+        slow, fast = (jnp.exp(-rate * train.pulse_delay_s) for rate in (r1, r1 + k * (1 + f)))
+        kept = ((1 + psi) * slow + (f - psi) * fast) / (1 + f)
+        cycle = decay * kept
+        fixed = (steady * (1 - decay) * kept + 1 - kept) / (1 - cycle)
+        slope = cycle ** (train.n_pulses - 1) * decay
+        end = fixed * (1 - cycle ** (train.n_pulses - 1))
+        constant = end * decay + steady * (1 - decay)
+    return jnp.stack([slope, constant * jnp.ones_like(slope)])[None]
+
+
+def _labelling(w1: Array, offset: Array, k: Array, r2: Array) -> Array:
+    """Share of exchanging magnetisation that is saturated (Lorentzian in the offset)."""
+    power = w1**2
+    width = power * (k + r2) + k * (k + r2) ** 2  # times k: finite where nothing exchanges
+    tiny = float(np.finfo(power.dtype).tiny)
+    height = power / jnp.maximum(power + k * (k + r2), tiny)
+    return height * width / jnp.maximum(width + k * offset**2, tiny)
+
+
+def n_pools_fit(model: PoolModel) -> bool:
+    """Whether a pool model has the one pool this solver knows, in balance at each start."""
+    return len(model.pools) == 1 and model.pools_rebalance and len(bloch.z_indices(model)) == 2

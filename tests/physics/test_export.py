@@ -1,0 +1,148 @@
+"""Programs for a GPU, checked without one: what XLA is given is plain float32 arithmetic.
+
+A custom call is a library or host function that XLA runs as it is: it may be missing on a device,
+and two batched LAPACK solves in one program can deadlock.  float64 is 64 times slower than float32
+on most GPUs.
+"""
+
+from __future__ import annotations
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import voxels as vx
+from jax import export
+
+from cestprep.physics import simulate
+from cestprep.physics.protocol import Protocol, Pulse, Readout, Recovery, Spoil
+from cestprep.physics.waveforms import Waveform
+
+PLATFORMS = ("cpu", "cuda")
+#: Custom calls that every device has. None is needed.
+ALLOWED: frozenset[str] = frozenset()
+NAMES = {"2pools": ("semisolid",), "3pools": ("amide", "semisolid")}
+N_VOXELS = 8
+
+
+def faults(program: str) -> list[str]:
+    """What a GPU should not be given, in the text of a StableHLO program."""
+    plain = re.sub(r'loc\("[^"]*"', "loc(", program)
+    found = re.findall(r'custom_call"?[^\n]*?(?:@|call_target_name = ")([\w.$]+)', plain)
+    faulty = [f"custom call {name}" for name in sorted(set(found) - ALLOWED)]
+    faulty += [
+        f"host callback {name}" for name in sorted(set(re.findall(r"\w*callback\w*", plain)))
+    ]
+    host = re.findall(r"stablehlo\.(?:send|recv|infeed|outfeed)\b", plain)
+    faulty += [f"host transfer {name}" for name in sorted(set(host))]
+    types = re.findall(r"tensor<([^>]*)>", plain)
+    faulty += [
+        f"double precision: {t}"
+        for t in sorted(set(types))
+        if re.search(r"f64|c128|complex<f64", t)
+    ]
+    faulty += [f"dynamic shape: {t}" for t in sorted(set(types)) if "?" in t]
+    return faulty
+
+
+def lowered(fun, *shapes, platforms=PLATFORMS):
+    return jax.jit(fun).trace(*shapes).lower(lowering_platforms=platforms).as_text()
+
+
+def spin_lock(names):
+    offsets = [3.5] * 6 if "amide" in names else [8.0, 6.0, 10.0, 14.0, 6.0, 8.0]
+    return vx.protocol(vx.rows(offsets, False), 127.73, vx.READOUT[False])
+
+
+def shaped(names):
+    """Two Gaussian pulses per volume, a second apart."""
+    del names
+    envelope = np.exp(-0.5 * ((np.arange(64) - 31.5) / 12) ** 2)
+    wave = Waveform(np.full(64, 0.05 / 64), envelope)
+    blocks = []
+    for b1 in (2.0, 0.8):
+        pulses = (Pulse(wave, b1, 3.5), Recovery(0.01), Pulse(wave, b1, 3.5, 0.3))
+        blocks += [Recovery(1.0), *pulses, Spoil(), Readout(90.0)]
+    return Protocol(tuple(blocks), 127.73, (False, False))
+
+
+def continuous(names):
+    return vx.protocol(vx.rows([3.5 if "amide" in names else 8.0] * 6, True), 298.035, (90.0,))
+
+
+CASES = [
+    pytest.param(solver, made, names, id=f"{solver}-{made.__name__}-{pools}")
+    for solver, protocols in {
+        "general": (spin_lock, shaped), "reduced": (spin_lock, continuous)
+    }.items()
+    for made in protocols
+    for pools, names in NAMES.items()
+]  # fmt: skip
+
+
+def forward_and_jacobian(protocol, model, names, solver):
+    """Signal, and its derivatives by fraction and rate of the first pool."""
+    free = [f"{names[0]}.fraction", f"{names[0]}.k_exchange"]
+
+    def signal(p):
+        return simulate.signal(protocol, model, p, solver)
+
+    def jacobian(p):
+        def of(x):
+            return signal(p | dict(zip(free, x, strict=True)))
+
+        return simulate.value_and_tangents(of, jnp.stack([p[n] for n in free]))
+
+    return signal, jacobian
+
+
+@pytest.mark.parametrize(("solver", "made", "names"), CASES)
+def test_exported_program_is_plain_float32_and_gives_the_same_numbers(solver, made, names):
+    p = vx.parameters(names, vx.random_voxels(names, N_VOXELS, 3), np.float32)
+    shapes = {key: jax.ShapeDtypeStruct(v.shape, v.dtype) for key, v in p.items()}
+    for fun in forward_and_jacobian(made(names), vx.model(names), names, solver):
+        exported = export.export(jax.jit(fun), platforms=PLATFORMS)(shapes)
+        assert exported.platforms == PLATFORMS
+        assert faults(exported.mlir_module()) == []
+        got, want = jax.jit(exported.call)(p), jax.jit(fun)(p)
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+            assert a.dtype == np.float32
+            assert np.abs(b).max() > 0
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6 * np.abs(b).max())
+
+
+class TestTheCheckItself:
+    vector = jax.ShapeDtypeStruct((3,), np.float32)
+    matrix = jax.ShapeDtypeStruct((5, 3, 3), np.float32)
+
+    def test_passes_arithmetic(self):
+        assert faults(lowered(lambda x: jnp.exp(x) * 2, self.vector)) == []
+
+    def test_finds_a_lapack_solve(self):
+        found = faults(lowered(lambda a: jnp.linalg.solve(a, a), self.matrix))
+        assert any("lapack" in f for f in found)
+        assert any("cusolver" in f or "cublas" in f for f in found)
+
+    def test_finds_a_float64_constant(self):
+        with jax.enable_x64(True):
+            table = np.array([1.0, 2.0, 3.0])
+            text = lowered(lambda x: (x * table).astype(np.float32), self.vector)
+        assert "double precision: 3xf64" in faults(text)
+
+    def test_finds_a_callback(self):
+        def called(x):
+            return jax.pure_callback(np.sin, self.vector, x)
+
+        found = faults(lowered(called, self.vector, platforms=("cpu",)))
+        assert any(f.startswith("host callback") for f in found)
+        assert any(f.startswith("custom call") for f in found)
+        with pytest.raises(NotImplementedError, match="callback"):  # JAX's own refusal
+            lowered(called, self.vector)
+
+    def test_finds_a_dynamic_shape(self):
+        (n,) = export.symbolic_shape("n")
+        shape = jax.ShapeDtypeStruct((n,), np.float32)
+        text = export.export(jax.jit(lambda x: x + 1), platforms=PLATFORMS)(shape).mlir_module()
+        assert "dynamic shape: ?xf32" in faults(text)
