@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := build/demo
 
-.PHONY: demo test lint gpu-check clean
+.PHONY: demo test lint bench gpu-check clean
 
 $(READY): setup.cfg pyproject.toml
 	@if command -v uv >/dev/null 2>&1; then \
@@ -30,7 +30,10 @@ lint: $(READY)
 
 test: lint
 	@mkdir -p build
-	$(BIN)/python -m pytest --durations=10 --junitxml=build/junit.xml
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=10 --junitxml=build/junit.xml
+
+bench: $(READY)
+	$(BIN)/python benchmarks/forward.py
 
 gpu-check: $(READY)
 	$(BIN)/python -m pytest -m gpu

@@ -50,8 +50,8 @@ def _tips(w1: Array, offset: Array) -> Array:
     return eye
 
 
-def _readout(z: Array, t1: Array, scale: Array, recovery_s: Array | float) -> Array:
-    cos, decay = jnp.cos(math.radians(FLIP_DEG) * scale), jnp.exp(-SHOT_INTERVAL_S / t1)
+def _readout(z: Array, t1: Array, recovery_s: Array | float) -> Array:
+    cos, decay = math.cos(math.radians(FLIP_DEG)), jnp.exp(-SHOT_INTERVAL_S / t1)
     z = jax.lax.fori_loop(0, SHOTS, lambda _, z: 1 - (1 - z * cos) * decay, z)
     return 1 - (1 - z) * jnp.exp(-recovery_s / t1)
 
@@ -70,9 +70,9 @@ def _voxel(b1_ut: Array, offset_ppm: Array, rad_per_ppm: float, p: Mapping[str, 
         state = jnp.zeros(10, one.dtype).at[2:9:3].set(balance * z).at[9].set(1)
         state = jax.lax.fori_loop(0, N_PULSES - 1, lambda _, m: gap @ (pulse @ m), state)
         sampled = (pulse @ state)[2]
-        return _readout(sampled, p["t1"], p["b1_scale"], 1.0), sampled
+        return _readout(sampled, p["t1"], 1.0), sampled
 
-    start = _readout(one, p["t1"], p["b1_scale"], 15.0)
+    start = _readout(one, p["t1"], 15.0)
     z = jax.lax.scan(volume, start, (b1_ut, offset_ppm))[1]
     return jnp.concatenate([one[None], z])
 

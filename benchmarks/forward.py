@@ -35,6 +35,11 @@ TASKS = {
 FREQUENCY_MHZ = 3 * 42.5764
 MEMORY_VOXELS, MOST_MEMORY_GB = 180_000, 1.0
 COMPILE_S, ROUND_S = 600.0, 600.0
+#: For --quick, where programs are compiled and hardly run.
+FAST_COMPILATION = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false"
+)
 BASELINE_VOXELS, BASELINE_COMPILE_S = 200, 180.0
 Rounds = dict[tuple[str, int, str], list[float]]
 
@@ -43,14 +48,16 @@ def protocol_of(pools: int):  # type: ignore[no-untyped-def]
     """Offsets and amplitudes in the published ranges; nothing is copied."""
     from cestprep.phantom.head import fingerprinting_protocol
 
-    return fingerprinting_protocol((6.0, 14.0) if pools == 2 else (3.5, 3.5), FREQUENCY_MHZ, True)
+    offsets = (6.0, 14.0) if pools == 2 else (3.5, 3.5)
+    return fingerprinting_protocol(offsets, FREQUENCY_MHZ, True)
 
 
 def model_of(pools: int):  # type: ignore[no-untyped-def]
     from cestprep.physics.pools import ExchangingPool, PoolModel
 
     semisolid, amide = ExchangingPool("semisolid", "mt"), ExchangingPool("amide", "cest")
-    return PoolModel((semisolid,) if pools == 2 else (amide, semisolid))
+    pools_besides = (semisolid,) if pools == 2 else (amide, semisolid)
+    return PoolModel(pools_besides, b1_scales_readout=False)  # nor does the prototype
 
 
 def varied(pools: int, count: int) -> tuple[str, ...]:
@@ -262,6 +269,8 @@ class Worker:
     """A process that measures one case when asked."""
 
     def __init__(self, job: dict[str, Any], **environment: str) -> None:
+        if job["quick"]:
+            environment = {"XLA_FLAGS": FAST_COMPILATION, **environment}
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).resolve()), "--worker", json.dumps(job)],
             stdin=subprocess.PIPE,
@@ -323,6 +332,7 @@ def _job(options: argparse.Namespace, kind: str, pools: int) -> dict[str, Any]:
         "voxels": min(options.voxels, BASELINE_VOXELS) if few else options.voxels,
         "folder": options.prototype,
         "least_s": 0.0 if options.quick else 0.3,
+        "quick": options.quick,
     }
 
 
@@ -442,7 +452,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Speed and memory of the simulator.")
     parser.add_argument("--voxels", type=int, default=4096, help="voxels per call")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="one round, little memory")
+    parser.add_argument(
+        "--quick", action="store_true", help="one unoptimised round, to see that it runs"
+    )
     parser.add_argument("--memory-voxels", type=int, help=f"default: {MEMORY_VOXELS}")
     parser.add_argument("--prototype", metavar="DIR", help="folder of fast_bloch_mcconnell.py")
     parser.add_argument("--baseline", action="store_true", help="compare with expm_baseline.py")

@@ -59,7 +59,7 @@ def generator(pools, water, f0, offset_ppm, b1_ut, mt="z"):
     Of many voxels at once, along the last axis, where the numbers of water are arrays.
     """
     spins = [q for q in pools if q["kind"] == "cest" or mt == "xyz"]
-    zonly = [q for q in pools if q not in spins]
+    zonly = [q for q in pools if q["kind"] != "cest" and mt == "z"]
     n = 3 * (1 + len(spins)) + len(zonly)
     a = np.zeros((n + 1, n + 1, *np.shape(water["t1"])))
     w1 = GAMMA * b1_ut * water["b1"]
@@ -158,7 +158,7 @@ def signal(rows, f0, pools, water, readout, mt="z", rebalance=True, scale_flip=T
 def signals(rows, f0, pools, water, readout):
     """`signal` of many voxels: the numbers of water and pools are arrays of shape (V,)."""
     spins = [q for q in pools if q["kind"] == "cest"]
-    ordered = spins + [q for q in pools if q not in spins]
+    ordered = spins + [q for q in pools if q["kind"] != "cest"]
     n = 3 * (1 + len(spins)) + len(pools) - len(spins)
     zs = [3 * i + 2 for i in range(1 + len(spins))] + list(range(3 * (1 + len(spins)), n))
     ones = np.ones(np.shape(water["t1"]))

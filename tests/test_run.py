@@ -73,7 +73,7 @@ def test_every_image_has_a_sidecar_with_units_and_no_nan(done):
         fields = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
         if path.name.endswith("_cestmap.nii.gz"):
             assert fields["Units"]
-            assert fields["Model"]["Solver"] == "general"
+            assert fields["Model"]["Solver"] == "reduced"
             assert fields["Model"]["MTConvention"] == "z"
             assert fields["Model"]["NoiseSource"] == "residual"
             assert fields["Estimator"]["Name"] == "voxelwise"

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
@@ -27,18 +26,19 @@ from cestprep.cli.simulated import (
     trains_of,
 )
 from cestprep.errors import Fault, UsageError
+from cestprep.settings import SOLVER_CHOICES
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from cestprep.physics.protocol import Protocol
     from cestprep.physics.pulseq_pools import PoolSimulation
 
-#: Importing `cestprep.physics.solvers` for their names would start JAX.
-SOLVERS = ("auto", "general", "reduced", "isar2")
 FIGURES = (".png", ".svg", ".pdf")
 #: A pool file takes some kB.
 MAX_YAML_BYTES = 1_000_000
+#: Largest that can be meant: beyond, a simulation takes forever.
+MOST_RATE, MOST_PPM, MOST_RATIO = 1e9, 1e5, 1e3
+_INACCURATE = "reduced may be more than 1e-4 off for these pools and offsets"
 #: Characters of a fault that are shown.
 _MAX_TEXT = 300
 
@@ -65,9 +65,9 @@ def add_simulate(commands: Any) -> None:
     )
     parser.add_argument(
         "--solver",
-        choices=SOLVERS,
+        choices=SOLVER_CHOICES,
         default="auto",
-        help="auto: the fastest that is exact for the problem (default: auto)",
+        help="auto: reduced where it is within 1e-4 of general, else general (default: auto)",
     )
     parser.add_argument(
         "--precision",
@@ -269,11 +269,33 @@ def _read_pools(path: Path, reset: bool | None) -> PoolSimulation:
     if reset is not None and isinstance(document, dict):
         document["reset_init_mag"] = reset
     try:
-        return read_pools(document)
+        pools = read_pools(document)
+        lines = _implausible(pools)
     except ValueError as exc:
-        mend = "Correct the file (format: https://pulseq-cest.github.io)"
         lines = str(exc).splitlines()
-        raise UsageError(*(Fault(path, _shortened(line), mend) for line in lines)) from None
+    if lines:
+        mend = "Correct the file (format: https://pulseq-cest.github.io)"
+        raise UsageError(*(Fault(path, _shortened(line), mend) for line in lines))
+    return pools
+
+
+def _implausible(pools: PoolSimulation) -> list[str]:
+    """What cannot be meant, a line each."""
+    from cestprep.physics.pools import parameter_unit
+
+    found = []
+    if not 1 <= pools.frequency_mhz < 1e4:
+        found.append(f"b0 and gamma make {pools.frequency_mhz:g} MHz, expected 1 to 10000")
+    for name, value in pools.parameters.items():
+        key = name.split(".")[-1]
+        if key in ("t1", "t2"):
+            plausible = value >= 1 / MOST_RATE
+        else:
+            most = {"k_exchange": MOST_RATE, "offset_ppm": MOST_PPM, "b0_ppm": MOST_PPM}
+            plausible = abs(value) <= most.get(key, MOST_RATIO)
+        if not plausible:
+            found.append(f"{name} is {value:g} {parameter_unit(name)}, which cannot be meant")
+    return found
 
 
 def _document(path: Path) -> Any:
@@ -332,21 +354,19 @@ def _choose(asked: str, problem: Problem) -> tuple[str, str]:
     """Solver and why this one."""
     from cestprep.physics import solvers
 
-    args = problem.protocol, problem.pools.model, _parameters(problem)
-    if asked != "auto":
-        why_not = solvers.unsuitable(asked, *args[:2])
-        if why_not:
-            raise UsageError(
-                Fault(f"--solver {asked}", _shortened(why_not), "Use another, or --solver auto")
-            )
-        return asked, "as asked"
-    name = solvers.choose(*args)
-    reasons = [
-        f"{other}: {_shortened(why_not)}"
-        for other in SOLVERS[1:]
-        if other != name and (why_not := solvers.unsuitable(other, *args[:2]))
-    ]
-    return name, "; ".join(["chosen automatically", *reasons])
+    protocol, model = problem.protocol, problem.pools.model
+    best = solvers.choose(protocol, model, _parameters(problem))
+    if asked == "auto":
+        if best == "reduced":
+            return best, "chosen: within 1e-4 of general here"
+        why_not = solvers.unsuitable("reduced", protocol, model)
+        return best, f"chosen: {_shortened(why_not or _INACCURATE)}"
+    why_not = solvers.unsuitable(asked, protocol, model)
+    if why_not:
+        raise UsageError(
+            Fault(f"--solver {asked}", _shortened(why_not), "Use another, or --solver auto")
+        )
+    return asked, f"as asked, though {_INACCURATE}" if asked == "reduced" != best else "as asked"
 
 
 def _simulated(problem: Problem, computing: Computing) -> np.ndarray:
@@ -360,11 +380,10 @@ def _simulated(problem: Problem, computing: Computing) -> np.ndarray:
 
     from cestprep.physics.simulate import signal
 
-    protocol, extra = _from_reset(problem)
-    count = problem.protocol.n_volumes
-    with _ticking(f"Compiling and simulating {count} volumes"):
+    protocol = problem.protocol
+    with _ticking(f"Compiling and simulating {protocol.n_volumes} volumes"):
         run = jax.jit(lambda p: signal(protocol, problem.pools.model, p, solver=computing.solver))
-        mz = np.asarray(run(_parameters(problem)), np.float64)[extra:, 0]
+        mz = np.asarray(run(_parameters(problem)), np.float64)[:, 0]
     wrong = np.flatnonzero(~np.isfinite(mz))
     if wrong.size:
         found = f"gives no finite signal for volume {wrong[0] + 1} ({wrong.size} of {mz.size})"
@@ -372,17 +391,6 @@ def _simulated(problem: Problem, computing: Computing) -> np.ndarray:
             Fault(problem.pool_file, found, "Check its numbers, or use another solver or precision")
         )
     return mz
-
-
-def _from_reset(problem: Problem) -> tuple[Protocol, int]:
-    """Protocol whose first volume, too, starts from the reset magnetisation; extra volumes."""
-    from cestprep.physics.protocol import Readout
-
-    protocol, reset = problem.protocol, problem.pools.reset
-    if reset is None or reset == 1:
-        return protocol, 0
-    blocks = (Readout(0.0, reset=reset), *protocol.blocks)
-    return replace(protocol, blocks=blocks, is_m0=(False, *protocol.is_m0)), 1
 
 
 @contextmanager

@@ -94,7 +94,7 @@ class Readout:
     """Sampling of one volume by ``n_shots`` flips, each followed by ``shot_interval_s``.
 
     ``reset``: None where magnetisation carries on into the next volume; else everything is put
-    back to this multiple of equilibrium (simulators do, scanners do not).
+    back to this multiple of equilibrium (simulators do, scanners do not), and so starts the first.
     """
 
     flip_angle_deg: float

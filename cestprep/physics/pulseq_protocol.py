@@ -297,8 +297,9 @@ def _prepared(preparation: tuple[Block, ...], frequency_mhz: float) -> Prepared:
     )
 
 
-#: How far real tips may be from the tilt of the effective field they serve.
-_TIP_TOLERANCE_DEG = 2.0
+#: How far real tips may be from the tilt of the effective field they serve: a share of it, and
+#: what the digits of a file amount to where it is small.
+_TIP_TOLERANCE, _TIP_DIGITS_DEG = 0.05, 0.05
 
 
 def _tips(pulses: list[Pulse], like: list[int], frequency_mhz: float) -> float:
@@ -311,8 +312,9 @@ def _tips(pulses: list[Pulse], like: list[int], frequency_mhz: float) -> float:
     lock = pulses[like[0]]
     tilt = _degrees(lock.b1_ut * GAMMA_HZ_PER_UT, lock.offset_ppm * frequency_mhz)
     angles = [_flip_deg(pulses[i + side]) for i in like for side in (-1, 1)]
-    matches = all(abs(angle - tilt) < _TIP_TOLERANCE_DEG for angle in angles)
-    return float(np.mean(angles)) if matches and tilt > _TIP_TOLERANCE_DEG / 4 else 0.0
+    tolerance = _TIP_TOLERANCE * tilt + _TIP_DIGITS_DEG
+    matches = all(abs(angle - tilt) < tolerance for angle in angles)
+    return float(np.mean(angles)) if matches and tilt > 2 * _TIP_DIGITS_DEG else 0.0
 
 
 def _degrees(w1_hz: float, offset_hz: float) -> float:
@@ -385,26 +387,31 @@ def _contradicted(
     return [f"{name} is {want:g} {unit}, but volume {i + 1}{rest} plays {value:.6g} {unit}"]
 
 
-#: Difference (s) of times that count as equal, and digits kept of those that are the same.
-_SAME_S, _DIGITS = 1e-7, 9
+#: Difference (s) of times that count as equal, and digits kept of times: sums are off by 1e-17.
+_SAME_S, _DIGITS = 1e-7, 12
 
 
 def simplified(protocol: Protocol) -> Protocol:
-    """The same protocol with volumes of a single rectangular pulse as saturations; exact.
+    """The same protocol in the form that the fewest solvers refuse; exact.
 
-    The phase of a pulse that starts from longitudinal magnetisation does not matter.
+    Volumes of a single rectangular pulse become saturations: the phase of a pulse that starts from
+    longitudinal magnetisation does not matter.  The spoiler moves to the end of a saturation:
+    without RF transverse magnetisation has no effect on longitudinal.
     """
     return _with_preparations(protocol, (_simplified(v.preparation) for v in protocol.volumes))
 
 
 def _simplified(preparation: tuple[Block, ...]) -> tuple[Block, ...]:
-    rf = [block for block in preparation if isinstance(block, Pulse | Saturation)]
-    if len(rf) != 1 or not isinstance(rf[0], Pulse) or not rf[0].waveform.is_rectangular:
+    first, *rest = preparation or (Spoil(),)
+    if any(isinstance(block, Pulse | Saturation) for block in rest):
         return preparation
-    pulse = rf[0]
-    b1_ut = pulse.b1_ut * float(abs(pulse.waveform.envelope[0]))
-    saturation = Saturation(pulse.offset_ppm, b1_ut, pulse.waveform.duration_s)
-    return tuple(saturation if block is pulse else block for block in preparation)
+    if isinstance(first, Pulse) and first.waveform.is_rectangular:
+        b1_ut = first.b1_ut * float(abs(first.waveform.envelope[0]))
+        first = Saturation(first.offset_ppm, b1_ut, first.waveform.duration_s)
+    if not isinstance(first, Saturation):
+        return preparation
+    after = sum(block.duration_s for block in rest if isinstance(block, Recovery))
+    return first, Spoil(), Recovery(round(after, _DIGITS))
 
 
 def idealised(protocol: Protocol) -> Protocol:

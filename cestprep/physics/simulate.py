@@ -144,9 +144,11 @@ def _signal(protocol: Protocol, model: PoolModel, solver: str, p: dict[str, Arra
         sampled = affine.apply(prepare, affine.apply(recovery[rec], state))
         return affine.apply(readout[read], sampled), sampled[0]
 
+    reset = volumes[0].readout.reset
+    start = _equilibrium(model, p, ones) * (1.0 if reset is None else reset)
     _, z = jax.lax.scan(
         step,
-        _equilibrium(model, p, ones),
+        start,
         (preparation, jnp.asarray(which_recovery), jnp.asarray(which_readout)),
     )
     return z * p["m0"]

@@ -47,8 +47,9 @@ def volumes(layout, saturations, first_recovery_s=15.0):
     ]
 
 
-def protocol_of(layout, saturations):
-    return vx.protocol(volumes(layout, saturations), FIELD_MHZ[layout], READOUT[layout])
+def protocol_of(layout, saturations, frequency_mhz=None):
+    frequency_mhz = frequency_mhz or FIELD_MHZ[layout]
+    return vx.protocol(volumes(layout, saturations), frequency_mhz, READOUT[layout])
 
 
 def series(layout, names):
@@ -196,9 +197,6 @@ def test_unsuitable_says_why_and_signal_raises_it(solver, preparation, model, se
 
 # --- accuracy of reduced ---------------------------------------------------------------------
 
-#: Least share of the widest tissue range that reduced takes; long T2 excludes CW with CEST pools.
-LEAST_SHARE = {"spinlock": 0.9, "cw": 0.4}
-
 
 @POOLS
 @BOTH_LAYOUTS
@@ -210,35 +208,42 @@ def test_reduced_or_general_is_within_1e_4_in_random_voxels(names, layout, recor
     want = exact(layout, saturations, names, p)
     accurate = solvers.reduced_is_accurate(protocol, model, p)
     got = in_chunks(simulator(protocol, model, "reduced"), p, 500)
-    rejected = {key: v[~accurate] for key, v in p.items()}
-    rest = in_chunks(simulator(protocol, model, "general"), rejected, 64)
-    assert got.dtype == rest.dtype == np.float32
+    # one more, so that there is always something to simulate
+    rest = ~accurate | (np.arange(accurate.size) == 0)
+    general = in_chunks(
+        simulator(protocol, model, "general"), {key: v[rest] for key, v in p.items()}, 64
+    )
+    assert got.dtype == general.dtype == np.float32
     found = {
         "share": accurate.mean(),
         "reduced": abs(got - want)[:, accurate].max(),
-        "general": abs(rest - want[:, ~accurate]).max(),
+        "general": abs(general - want[:, rest]).max(),
     }
     for key, value in found.items():
         record_property(key, float(value))
     print(layout, len(names) + 1, found)
     assert found["reduced"] <= 1e-4
     assert found["general"] <= 1e-4
-    assert found["share"] > LEAST_SHARE[layout]
+    assert found["share"] > 0.9
 
 
 @POOLS
 @BOTH_LAYOUTS
 @pytest.mark.parametrize("offset", [0.0, 0.3, 1.0, 2.0])
 def test_small_offsets_are_left_to_general(names, layout, offset):
-    """On resonance in every tissue; a little off it in some voxel of the promised range."""
-    protocol, model = protocol_of(layout, [(8.0, 2.0), (offset, 2.0)]), model_of(names)
-    p = wide_voxels(names, 200, 0)
-    accurate = solvers.reduced_is_accurate(protocol, model, p)
-    assert not accurate.all()
+    """At 3 T; one such volume is enough."""
+    protocol = protocol_of(layout, [(8.0, 2.0), (offset, 2.0)], FIELD_MHZ["spinlock"])
+    model, p = model_of(names), tissue(names, 50)
+    assert not solvers.reduced_is_accurate(protocol, model, p).any()
     assert solvers.choose(protocol, model, p) == "general"
-    if offset == 0.0:
-        p["b0_ppm"] = np.zeros(200)
-        assert not solvers.reduced_is_accurate(protocol, model, p).any()
+
+
+@POOLS
+@BOTH_LAYOUTS
+def test_on_resonance_is_left_to_general_in_any_voxel(names, layout):
+    p = wide_voxels(names, 500, 0, b0_ppm=0.0)
+    protocol = protocol_of(layout, [(0.0, 2.0)])
+    assert not solvers.reduced_is_accurate(protocol, model_of(names), p).any()
 
 
 @POOLS
@@ -262,7 +267,7 @@ def test_isar2_is_never_chosen():
 @POOLS
 @BOTH_LAYOUTS
 def test_reduced_is_within_1e_4_wherever_it_says_so(x64, names, layout, record_property):
-    """Random offsets and amplitudes, each volume judged by itself."""
+    """Random offsets and amplitudes at 3 T, each volume judged by itself."""
     rng = np.random.default_rng(7)
     pairs = zip(rng.uniform(0.2, 14.0, 30), rng.uniform(0.0, 5.0, 30), strict=True)
     # half of them where the limits are
@@ -274,13 +279,14 @@ def test_reduced_is_within_1e_4_wherever_it_says_so(x64, names, layout, record_p
          Spoil(), Readout(0.0, reset=0.3))
         for pair in pairs
     ]  # fmt: skip
-    every = Protocol(sum(blocks, ()), FIELD_MHZ[layout], (False,) * len(blocks))
+    frequency = FIELD_MHZ["spinlock"]
+    every = Protocol(sum(blocks, ()), frequency, (False,) * len(blocks))
     p = wide_voxels(names, 64, 3)
     error = abs(
         simulator(every, model, "reduced")(p) - in_chunks(simulator(every, model, "general"), p, 16)
     )
     accurate = np.stack([
-        solvers.reduced_is_accurate(Protocol(b, FIELD_MHZ[layout], (False,)), model, p)
+        solvers.reduced_is_accurate(Protocol(b, frequency, (False,)), model, p)
         for b in blocks
     ])  # fmt: skip
     record_property("share", float(accurate.mean()))
