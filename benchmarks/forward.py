@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ TASKS = {
     "gradient": "sum of squares and its gradient in 2, reverse mode",
 }
 FREQUENCY_MHZ = 3 * 42.5764
+SATURATED, FEW_SATURATED = 30, 2
 MEMORY_VOXELS, MOST_MEMORY_GB = 180_000, 1.0
-COMPILE_S, ROUND_S = 600.0, 600.0
+COMPILE_S, MEMORY_S = 600.0, 1800.0
 #: For --quick, where programs are compiled and hardly run.
 FAST_COMPILATION = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
@@ -44,12 +46,12 @@ BASELINE_VOXELS, BASELINE_COMPILE_S = 200, 180.0
 Rounds = dict[tuple[str, int, str], list[float]]
 
 
-def protocol_of(pools: int):  # type: ignore[no-untyped-def]
+def protocol_of(pools: int, n_saturated: int):  # type: ignore[no-untyped-def]
     """Offsets and amplitudes in the published ranges; nothing is copied."""
     from cestprep.phantom.head import fingerprinting_protocol
 
     offsets = (6.0, 14.0) if pools == 2 else (3.5, 3.5)
-    return fingerprinting_protocol(offsets, FREQUENCY_MHZ, True)
+    return fingerprinting_protocol(offsets, FREQUENCY_MHZ, True, n_saturated)
 
 
 def model_of(pools: int):  # type: ignore[no-untyped-def]
@@ -95,27 +97,27 @@ def voxels_of(pools: int, n: int) -> dict[str, np.ndarray]:
 # ---- what runs in the processes of the cases
 
 
-def ours(solver: str, pools: int) -> tuple[Callable[..., Any], dict[str, np.ndarray] | None]:
+def ours(solver: str, pools: int, n_saturated: int) -> Callable[..., Any]:
     from cestprep.physics import simulate
 
-    protocol, model = protocol_of(pools), model_of(pools)
+    protocol, model = protocol_of(pools, n_saturated), model_of(pools)
     names = model.parameter_names
-    return lambda p: simulate.signal(protocol, model, {k: p[k] for k in names}, solver), None
+    return lambda p: simulate.signal(protocol, model, {k: p[k] for k in names}, solver)
 
 
-def baseline(pools: int) -> Callable[..., Any]:
+def baseline(pools: int, n_saturated: int) -> Callable[..., Any]:
     sys.path.insert(0, str(HERE))
     import expm_baseline
 
-    b1, offset = schedule(pools)
+    b1, offset = schedule(pools, n_saturated)
     return lambda p: expm_baseline.signal(b1, offset, FREQUENCY_MHZ, p)
 
 
-def prototype(folder: str, pools: int) -> Callable[..., Any]:
+def prototype(folder: str, pools: int, n_saturated: int) -> Callable[..., Any]:
     sys.path.insert(0, folder)
     import fast_bloch_mcconnell as fast  # type: ignore[import-not-found]
 
-    b1, offset = schedule(pools)
+    b1, offset = schedule(pools, n_saturated)
     played = {"b1": b1, "off": offset}
 
     def signal(p: dict[str, Any]) -> Any:
@@ -136,8 +138,8 @@ def prototype(folder: str, pools: int) -> Callable[..., Any]:
     return signal
 
 
-def schedule(pools: int) -> tuple[np.ndarray, np.ndarray]:
-    found = [v.saturation for v in protocol_of(pools).volumes if v.saturation]
+def schedule(pools: int, n_saturated: int) -> tuple[np.ndarray, np.ndarray]:
+    found = [v.saturation for v in protocol_of(pools, n_saturated).volumes if v.saturation]
     return np.array([s.b1_ut for s in found]), np.array([s.offset_ppm for s in found])
 
 
@@ -166,7 +168,7 @@ def task_of(signal: Callable[..., Any], pools: int, task: str) -> Callable[..., 
     return lambda p: value_and_tangents(lambda t: at(p, t), stacked(p))
 
 
-def default_size(solver: str, pools: int, n_free: int) -> int:
+def default_size(solver: str, pools: int, n_free: int, n_saturated: int) -> int:
     """Voxels per chunk as the package chooses them."""
     from cestprep.inference.chunks import voxels_per_chunk
     from cestprep.inference.problem import InverseProblem
@@ -175,7 +177,7 @@ def default_size(solver: str, pools: int, n_free: int) -> int:
     model, names = model_of(pools), varied(pools, n_free)
     rest = tuple(k for k in model.parameter_names if k not in names)
     problem = InverseProblem(
-        protocol=protocol_of(pools),
+        protocol=protocol_of(pools, n_saturated),
         model=model,
         free=tuple(FreeParameter(k.replace(".", ""), k, 0.0, 1.0, "1") for k in names),
         constants=(),
@@ -201,16 +203,18 @@ def work(job: dict[str, Any]) -> None:
 
     from cestprep.inference.chunks import over_chunks
 
-    kind, pools, n = job["kind"], job["pools"], job["voxels"]
+    kind, pools, n, n_saturated = (job[k] for k in ("kind", "pools", "voxels", "saturated"))
     if kind == "prototype":
-        signal = prototype(job["folder"], pools)
+        signal = prototype(job["folder"], pools, n_saturated)
+    elif kind == "baseline":
+        signal = baseline(pools, n_saturated)
     else:
-        signal = baseline(pools) if kind == "baseline" else ours(kind, pools)[0]
+        signal = ours(kind, pools, n_saturated)
     compiled: dict[tuple[str, int], tuple[Callable[..., Any], Any, int]] = {}
 
     def size_of(task: str) -> int:
         if kind in SOLVERS:
-            return min(n, default_size(kind, pools, 6 if task == "jacobian6" else 2))
+            return min(n, default_size(kind, pools, 6 if task == "jacobian6" else 2, n_saturated))
         return min(n, 256 if kind == "prototype" else BASELINE_VOXELS)
 
     def compile_task(task: str, size: int) -> float:
@@ -303,25 +307,35 @@ class Worker:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    rows, memory, sizes = [], [], []
-    for pools in POOLS:
-        distinct = len({v.preparation for v in protocol_of(pools).volumes} - {()})
-        found = _one_problem(options, pools)
-        rows += [{"pools": pools, "distinct": distinct, **row} for row in found]
-        for solver in SOLVERS:
-            worker = Worker(_job(options, solver, pools))
-            answer = worker.ask(ROUND_S * 2, task="memory", voxels=options.memory_voxels)
+    # at once only where times do not matter
+    with ThreadPoolExecutor(len(POOLS) if options.quick else 1) as executor:
+        problems = list(executor.map(lambda pools: _one_problem(options, pools), POOLS))
+    result: dict[str, Any] = {"voxels": options.voxels, "memory_voxels": options.memory_voxels}
+    for name in ("speed", "memory", "chunks"):
+        result[name] = [row for problem in problems for row in problem[name]]
+    return result
+
+
+def _one_problem(options: argparse.Namespace, pools: int) -> dict[str, list[dict[str, Any]]]:
+    workers = {solver: Worker(_job(options, solver, pools)) for solver in SOLVERS}
+    if options.prototype:
+        flags = "--xla_cpu_use_fusion_emitters=false"
+        workers["prototype"] = Worker(_job(options, "prototype", pools), XLA_FLAGS=flags)
+    if options.baseline:
+        workers["baseline"] = Worker(_job(options, "baseline", pools), NPROC="1")
+    speed = _speed(options, pools, workers)
+    if not options.quick:  # memory is measured in processes that have done nothing else
+        for worker in workers.values():
             worker.close()
-            memory.append({"pools": pools, "solver": solver, **(answer or {})})
-        if options.chunk_sizes:
-            sizes += _scan(options, pools)
-    return {
-        "voxels": options.voxels,
-        "memory_voxels": options.memory_voxels,
-        "speed": rows,
-        "memory": memory,
-        "chunks": sizes,
-    }
+        workers = {solver: Worker(_job(options, solver, pools)) for solver in SOLVERS}
+    memory = []
+    for solver in SOLVERS:
+        answer = workers[solver].ask(MEMORY_S, task="memory", voxels=options.memory_voxels)
+        memory.append({"pools": pools, "solver": solver, **(answer or {})})
+    for worker in workers.values():
+        worker.close()
+    chunks = _scan(options, pools) if options.chunk_sizes else []
+    return {"speed": speed, "memory": memory, "chunks": chunks}
 
 
 def _job(options: argparse.Namespace, kind: str, pools: int) -> dict[str, Any]:
@@ -333,17 +347,14 @@ def _job(options: argparse.Namespace, kind: str, pools: int) -> dict[str, Any]:
         "folder": options.prototype,
         "least_s": 0.0 if options.quick else 0.3,
         "quick": options.quick,
+        "saturated": FEW_SATURATED if options.quick else SATURATED,
     }
 
 
-def _one_problem(options: argparse.Namespace, pools: int) -> list[dict[str, Any]]:
+def _speed(
+    options: argparse.Namespace, pools: int, workers: dict[str, Worker]
+) -> list[dict[str, Any]]:
     """Rates of all solvers and yardsticks, in turn."""
-    workers = {solver: Worker(_job(options, solver, pools)) for solver in SOLVERS}
-    if options.prototype:
-        flags = "--xla_cpu_use_fusion_emitters=false"
-        workers["prototype"] = Worker(_job(options, "prototype", pools), XLA_FLAGS=flags)
-    if options.baseline:
-        workers["baseline"] = Worker(_job(options, "baseline", pools), NPROC="1")
     rows: list[dict[str, Any]] = []
     for task in TASKS:
         answers: dict[str, list[dict[str, float]]] = {}
@@ -366,6 +377,7 @@ def _one_problem(options: argparse.Namespace, pools: int) -> list[dict[str, Any]
         for solver in SOLVERS:
             first = answers[solver][0]
             row: dict[str, Any] = {
+                "pools": pools,
                 "solver": solver,
                 "task": task,
                 "voxels_per_s": statistics.median(rates[solver]),
@@ -384,6 +396,7 @@ def _one_problem(options: argparse.Namespace, pools: int) -> list[dict[str, Any]
             if other in rates:
                 rows.append(
                     {
+                        "pools": pools,
                         "solver": other,
                         "task": task,
                         "voxels_per_s": statistics.median(rates[other]),
@@ -392,8 +405,6 @@ def _one_problem(options: argparse.Namespace, pools: int) -> list[dict[str, Any]
                         "chunk": answers[other][0]["chunk"],
                     }
                 )
-    for worker in workers.values():
-        worker.close()
     return rows
 
 

@@ -12,6 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+#: No tissue needs as many; an absurd rate must not keep the others waiting.
+_MOST_SQUARINGS = 64
+
 
 def _product(left: Array, right: Array) -> Array:
     """Product of the matrix part of ``left`` with all columns of ``right``."""
@@ -79,12 +82,13 @@ def exponential(generator: Array, duration_s: Array | float) -> Array:
         return _exponential_of_one(a)
     # truncation: step**order / (order + 1)! of the phase of the fastest mode; in float32 each
     # squaring costs digits of that phase, so few of them
-    order, step = (6, 0.03125) if a.dtype == jnp.float64 else (6, 0.25)
+    order, step = 6, 0.03125 if a.dtype == jnp.float64 else 0.25
     # scaled voxel by voxel: the result does not depend on which voxels are computed together, and
     # a NaN stays in its own
     norm = jnp.max(jax.lax.stop_gradient(jnp.sum(jnp.abs(a[:, :-1]), axis=1)), axis=0)
     norm = jnp.where(jnp.isfinite(norm), norm, 0.0)
     squarings = jnp.ceil(jnp.log2(jnp.maximum(norm / step, 1.0))).astype(jnp.int32)
+    squarings = jnp.minimum(squarings, _MOST_SQUARINGS)
     x = a * jnp.exp2(-squarings.astype(a.dtype))
 
     # a loop, not an expression: XLA would merge the products and repeat them in derivatives

@@ -131,7 +131,7 @@ def test_batched_oracle_equals_the_one_by_one_oracle(layout):
     rows = volumes(layout, FEW[THREE])
     one_by_one = [oracle.signal(rows, FIELD_MHZ[layout], q, w, READOUT[layout]) for w, q in sample]
     got = exact(layout, FEW[THREE], THREE, p)
-    np.testing.assert_allclose(got, np.transpose(one_by_one), atol=1e-13, rtol=0)
+    np.testing.assert_allclose(got, np.transpose(one_by_one), atol=1e-9, rtol=0)
 
 
 @BOTH_LAYOUTS
@@ -299,38 +299,50 @@ def test_reduced_is_within_1e_4_wherever_it_says_so(x64, names, layout, record_p
 
 # --- where nothing happens -------------------------------------------------------------------
 
-STILL = [("general", TWO), ("general", THREE), ("reduced", TWO), ("reduced", THREE), ("isar2", TWO)]
+#: The closed form of reduced for two pools is for trains only.
+STILL = [
+    ("general", THREE, "spinlock"),
+    ("general", THREE, "cw"),
+    ("reduced", TWO, "spinlock"),
+    ("reduced", THREE, "spinlock"),
+    ("reduced", THREE, "cw"),
+    ("isar2", TWO, "spinlock"),
+    ("isar2", TWO, "cw"),
+]
+STILL_IDS = [f"{solver}-{1 + len(names)}pools-{layout}" for solver, names, layout in STILL]
 
 
-@BOTH_LAYOUTS
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("solver", "names"), STILL)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize(("solver", "names", "layout"), STILL, ids=STILL_IDS)
 def test_no_nan_where_nothing_happens(solver, names, layout, dtype):
     """B1 = 0, f = 0, k = 0, on resonance, alone and together: value and every derivative."""
+    protocol = protocol_of(layout, [(0.0, 0.0), (0.0, 2.0), (3.5, 0.0), (3.5, 2.0)])
+    model = model_of(names)
+    p = tissue(names, 16, dtype=dtype)
+    nothing = [
+        ["b0_ppm"],
+        ["b1_scale"],
+        [key for key in p if key.endswith("fraction")],
+        [key for key in p if key.endswith("k_exchange")],
+    ]
+    for i, keys in enumerate(nothing):
+        for key in keys:
+            p[key][np.arange(16) >> i & 1 == 1] = 0.0
+
+    @jax.jit
+    def derivatives(p):
+        z, forward = jax.linearize(lambda p: simulate.signal(protocol, model, p, solver), p)
+        units = {key: jnp.zeros((len(p), 16), dtype).at[i].set(1.0) for i, key in enumerate(p)}
+        (gradient,) = jax.linear_transpose(forward, p)(z)
+        return z, jax.vmap(forward)(units), gradient
+
     with jax.enable_x64(dtype == np.float64):
-        still = ["semisolid.fraction", "semisolid.k_exchange", "b1_scale"]
-        p = tissue(names, 2 * 2 ** len(still), dtype=dtype)
-        for i, key in enumerate(still):
-            p[key][np.arange(p[key].size) >> i & 1 == 1] = 0.0
-        for name in names:
-            for key in ("fraction", "k_exchange"):
-                p[f"{name}.{key}"][p[f"semisolid.{key}"] == 0] = 0.0
-        p["b0_ppm"][: p["b0_ppm"].size // 2] = 0.0
-        protocol = protocol_of(layout, [(0.0, 0.0), (0.0, 2.0), (3.5, 0.0), (3.5, 2.0)])
-        simulated = simulator(protocol, model_of(names), solver)
-        jacobian = jax.jit(jax.vmap(lambda t: jax.jvp(simulated, (p,), (t,))[1]))
-        kinds = {key: i for i, key in enumerate(p)}
-        units = {key: np.zeros((len(p), v.size), dtype) for key, v in p.items()}
-        for key, i in kinds.items():
-            units[key][i] = 1.0
-        gradient = jax.jit(jax.grad(lambda p: jnp.sum(simulated(p) ** 2)))(p)
-        slopes = jacobian(units)
-        value = simulated(p)
-        assert value.dtype == slopes.dtype == dtype
-        assert np.isfinite(value).all()
-        for key, i in kinds.items():
-            assert np.isfinite(slopes[i]).all(), key
-            assert np.isfinite(gradient[key]).all(), key
+        z, slopes, gradient = derivatives(p)
+    assert z.dtype == slopes.dtype == dtype
+    assert np.isfinite(z).all()
+    for i, key in enumerate(p):
+        assert np.isfinite(slopes[i]).all(), key
+        assert np.isfinite(gradient[key]).all(), key
 
 
 # --- derivatives -----------------------------------------------------------------------------
@@ -371,13 +383,21 @@ def stencil(f):
     return np.stack(columns)
 
 
-@pytest.mark.parametrize("count", [2, 3, 4, 5, 6])
-@pytest.mark.parametrize(("solver", "layout"), [("general", "cw"), ("reduced", "spinlock"),
-                                                ("reduced", "cw")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("solver", "layout", "count"),
+    [
+        ("general", "cw", 2),
+        ("general", "spinlock", 3),
+        ("general", "cw", 6),
+        ("reduced", "spinlock", 2),
+        ("reduced", "cw", 4),
+        ("reduced", "spinlock", 5),
+        ("reduced", "cw", 6),
+    ],
+)
 def test_forward_reverse_and_finite_differences_agree(x64, solver, layout, count):
     f = varied(layout, solver, count)
     basis = np.broadcast_to(np.eye(count)[:, :, None], (count, *f.x.shape))
-    data = np.full((3, 3), 0.4)
 
     @jax.jit
     def derivatives(x):
@@ -385,18 +405,14 @@ def test_forward_reverse_and_finite_differences_agree(x64, solver, layout, count
         z, pull = jax.vjp(f.of, x)
         # one cotangent per volume: voxels do not mix
         rows = jax.vmap(lambda n: pull(jnp.zeros_like(z).at[n].set(1.0))[0])(jnp.arange(3))
-        loss = jax.grad(lambda x: jnp.sum((f.of(x) - data) ** 2))(x)
-        return z, forward, jnp.moveaxis(rows, 0, 1), loss
+        return forward, jnp.moveaxis(rows, 0, 1)
 
-    z, forward, reverse, gradient = derivatives(f.x)
     differences = stencil(f)
-    for i, name in enumerate(f.names):
+    for i, (forward, reverse) in enumerate(zip(*derivatives(f.x), strict=True)):
         largest = abs(differences[i]).max()
-        assert largest > 0, name
-        for got in (forward[i], reverse[i]):
+        assert largest > 0, f.names[i]
+        for got in (forward, reverse):
             np.testing.assert_allclose(got, differences[i], atol=1e-5 * largest, rtol=0)
-    want = 2 * np.einsum("knv,nv->kv", forward, z - data)
-    np.testing.assert_allclose(gradient, want, rtol=1e-10, atol=1e-12 * abs(want).max())
 
 
 @SOLVED
@@ -425,14 +441,20 @@ def test_only_parameters_that_vary_are_differentiated(monkeypatch, solver, mode)
 
 
 @SOLVED
-def test_vmap_of_grad_equals_grad_of_each(x64, solver):
-    f = varied("cw", solver, 2)
+def test_gradient_of_a_loss_is_twice_the_residual_pulled_back(x64, solver):
+    """Alone and for several sets of parameters at once (vmap)."""
+    f = varied("spinlock", solver, 2)
     gradient = jax.grad(lambda x: jnp.sum((f.of(x) - 0.4) ** 2))
     several = np.stack([f.x, 0.8 * f.x, 1.3 * f.x])
     together = jax.jit(jax.vmap(gradient))(several)
-    each = [jax.jit(gradient)(x) for x in several]
-    assert abs(together).min() > 0
-    np.testing.assert_allclose(together, each, rtol=1e-10)
+    alone = jax.jit(gradient)(f.x)
+    z, jacobian = jax.jit(lambda x: simulate.value_and_tangents(f.of, x))(
+        np.moveaxis(several, 0, 1).reshape(2, -1)
+    )
+    want = 2 * np.einsum("knv,nv->kv", jacobian, z - 0.4).reshape(2, 3, 3)
+    assert abs(want).min() > 0
+    np.testing.assert_allclose(together, np.moveaxis(want, 1, 0), rtol=1e-9)
+    np.testing.assert_allclose(alone, want[:, 0], rtol=1e-9)
 
 
 # --- chunks ----------------------------------------------------------------------------------
