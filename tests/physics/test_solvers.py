@@ -272,6 +272,7 @@ def test_reduced_is_within_1e_4_wherever_it_says_so(x64, names, layout, record_p
     pairs = zip(rng.uniform(0.2, 14.0, 30), rng.uniform(0.0, 5.0, 30), strict=True)
     # half of them where the limits are
     pairs = [(o if i % 2 else 0.2 + o / 4, b1) for i, (o, b1) in enumerate(pairs)]
+    pairs += [(0.0, 0.3), (0.0, 0.1)]
     model = model_of(names)
     pulse, count, delay, lock = TRAIN[layout]
     blocks = [
@@ -282,6 +283,7 @@ def test_reduced_is_within_1e_4_wherever_it_says_so(x64, names, layout, record_p
     frequency = FIELD_MHZ["spinlock"]
     every = Protocol(sum(blocks, ()), frequency, (False,) * len(blocks))
     p = wide_voxels(names, 64, 3)
+    p["b0_ppm"][:8] = 0.0
     error = abs(
         simulator(every, model, "reduced")(p) - in_chunks(simulator(every, model, "general"), p, 16)
     )
@@ -448,13 +450,15 @@ def test_gradient_of_a_loss_is_twice_the_residual_pulled_back(x64, solver):
     several = np.stack([f.x, 0.8 * f.x, 1.3 * f.x])
     together = jax.jit(jax.vmap(gradient))(several)
     alone = jax.jit(gradient)(f.x)
-    z, jacobian = jax.jit(lambda x: simulate.value_and_tangents(f.of, x))(
-        np.moveaxis(several, 0, 1).reshape(2, -1)
-    )
-    want = 2 * np.einsum("knv,nv->kv", jacobian, z - 0.4).reshape(2, 3, 3)
-    assert abs(want).min() > 0
-    np.testing.assert_allclose(together, np.moveaxis(want, 1, 0), rtol=1e-9)
-    np.testing.assert_allclose(alone, want[:, 0], rtol=1e-9)
+    basis = np.broadcast_to(np.eye(2)[:, :, None], (2, *f.x.shape))
+    jacobian = jax.jit(jax.vmap(lambda x, t: jax.jvp(f.of, (x,), (t,)), (None, 0), (None, 0)))
+    want = []
+    for x in several:
+        z, slopes = jacobian(x, basis)
+        want.append(2 * np.einsum("knv,nv->kv", slopes, z - 0.4))
+    assert np.abs(want).min() > 0
+    np.testing.assert_allclose(together, want, rtol=1e-9)
+    np.testing.assert_allclose(alone, want[0], rtol=1e-9)
 
 
 # --- chunks ----------------------------------------------------------------------------------
@@ -490,9 +494,8 @@ def test_results_do_not_depend_on_chunks(solver, names):
 MATTER = {"white": (0.13, 35.0, 0.9, 0.06), "gray": (0.063, 44.0, 1.3, 0.07)}
 
 
-@pytest.mark.parametrize("matter", MATTER)
-def test_isar2_fits_well_and_is_biased(x64, matter, record_property):
-    """Fraction too low, rate too high, at a residual nobody would question."""
+def fitted(matter):
+    """Bias of fraction and rate and NRMSE of the best point of a grid, by isar2 and by reduced."""
     fraction, rate, t1, t2 = MATTER[matter]
     saturations = series("spinlock", TWO)
     protocol, model = protocol_of("spinlock", saturations), model_of(TWO)
@@ -514,13 +517,16 @@ def test_isar2_fits_well_and_is_biased(x64, matter, record_property):
         i = nrmse.argmin()
         return f[i] / fraction - 1, k[i] / rate - 1, nrmse[i]
 
-    f_bias, k_bias, nrmse = best("isar2", f, k)
+    return best("isar2", f, k), best("reduced", f, k)
+
+
+@pytest.mark.parametrize("matter", MATTER)
+def test_isar2_fits_well_and_is_biased(x64, matter, record_property):
+    """Fraction too low, rate too high, at a residual nobody would question."""
+    (f_bias, k_bias, nrmse), solved = fitted(matter)
     record_property("bias", (float(f_bias), float(k_bias), float(nrmse)))
-    print(matter, f_bias, k_bias, nrmse)
     assert -0.20 <= f_bias <= -0.05
-    assert 0.20 <= k_bias <= 0.60
+    assert k_bias >= 0.20
     assert nrmse < 0.01
     # the bias is the solver's, not the protocol's
-    f_bias, k_bias, nrmse = best("reduced", f, k)
-    assert max(abs(f_bias), abs(k_bias)) < 0.02
-    assert nrmse < 1e-3
+    np.testing.assert_allclose(solved, 0, atol=1e-3)
