@@ -1,8 +1,8 @@
 """Solver ``isar2``: the closed-form shortcut of published fits, for comparison with them only.
 
 Water and one pool under spin-locked or continuous-wave saturation: mono-exponential decay with
-R1rho during pulses, two-pool exchange between them.  It looks right, and biases the fraction by -5 to
--20 % and the rate by tens of percent at a residual nobody would question (docs/solvers.rst).
+R1rho during pulses, two-pool exchange between them.  It looks right, and biases the fraction by
+-5 to -20 % and the rate by tens of percent at a residual nobody would question (docs/solvers.rst).
 
 Source: Roeloffs et al., NMR Biomed 28 (2015) 40-53, doi:10.1002/nbm.3192, with the exchange rate of
 Zaiss & Bachert, NMR Biomed 26 (2013) 507-518, doi:10.1002/nbm.2887.
