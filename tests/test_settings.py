@@ -29,7 +29,7 @@ def parse(folders, *extra):
 EVERYTHING = (
     "--participant-label", "sub-01", "02", "--session-label", "a", "--recipe", "mouse-7t",
     "--method", "other", "--assume-nominal", "B1", "B0", "--random-seed", "7", "--nprocs", "3",
-    "--mem", "2.5", "--device", "cpu", "-vv",
+    "--mem", "2.5", "--device", "cpu", "--solver", "general", "-vv",
 )  # fmt: skip
 
 
