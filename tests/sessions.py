@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import problems
 
 from cestprep.bids.demo import DemoOptions, write_demo
@@ -57,3 +59,25 @@ def edit_json(path: Path, **fields) -> None:
     """Change fields of a JSON file; None takes a field out."""
     content = json.loads(path.read_text()) | fields
     path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+
+
+def change_image(stem: str, change, affine=None):
+    """A breakage: the image ``stem``.nii.gz of a dataset with its data (or affine) changed."""
+
+    def apply(root: Path) -> None:
+        path = root / f"{stem}.nii.gz"
+        image = nib.load(path)
+        data = change(image.get_fdata(dtype=np.float32))
+        nib.save(nib.Nifti1Image(data, image.affine if affine is None else affine), path)
+
+    return apply
+
+
+def put(value, place=(2, 2, 0)):
+    """A change of image data: one value at one place."""
+
+    def change(data):
+        data[place] = value
+        return data
+
+    return change

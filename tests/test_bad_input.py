@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 
-import nibabel as nib
 import numpy as np
 import pytest
 import sessions
+from sessions import change_image, put
 
 from cestprep.cli.participant import main
 
@@ -19,24 +19,6 @@ MASK = "derivatives/masks/sub-01/ses-01/cest/sub-01_ses-01_desc-brain_mask"
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory):
     return sessions.write(tmp_path_factory.mktemp("pristine") / "bids", shape=(4, 4, 1))
-
-
-def change_image(stem, change):
-    def apply(root):
-        path = root / f"{stem}.nii.gz"
-        image = nib.load(path)
-        data = change(image.get_fdata(dtype=np.float32))
-        nib.save(nib.Nifti1Image(data, image.affine), path)
-
-    return apply
-
-
-def put(value, place):
-    def change(data):
-        data[place] = value
-        return data
-
-    return change
 
 
 def truncate(root):

@@ -9,7 +9,7 @@ import pytest
 from cestprep import resources
 from cestprep.cli.parser import make_parser, settings_of
 from cestprep.errors import UsageError
-from cestprep.settings import Settings, read_toml
+from cestprep.settings import SOLVER_CHOICES, Settings, read_toml
 
 METHODS = ("voxelwise", "other")
 
@@ -120,3 +120,9 @@ def test_resources_follow_the_control_group(tmp_path, monkeypatch, files, cores,
     for nothing in ("0", "²", "all"):
         monkeypatch.setenv("SLURM_MEM_PER_NODE", nothing)
         assert resources.usable_memory_gb() == whole
+
+
+def test_solver_choices_are_the_solvers_that_exist():
+    from cestprep.physics.solvers import SOLVERS
+
+    assert ("auto", *SOLVERS) == SOLVER_CHOICES

@@ -36,27 +36,16 @@ def identity(n: int, like: Array) -> Array:
     return jnp.broadcast_to(eye, (n, n + 1, *like.shape[2:]))
 
 
-def power(amap: Array, count: int) -> Array:
-    """``amap`` applied ``count`` times (``count`` is static, >= 0)."""
-    result = None
+def power(amap: Array, count: int, last: Array | None = None) -> Array:
+    """``amap`` applied ``count`` times (static, >= 0), and ``last``, if given, after that."""
+    result = last
     while count:
         if count & 1:
-            result = amap if result is None else compose(amap, result)
+            result = amap if result is None else compose(result, amap)
         count >>= 1
         if count:
             amap = compose(amap, amap)
     return identity(amap.shape[0], amap) if result is None else result
-
-
-def after_power(last: Array, amap: Array, count: int) -> Array:
-    """``last`` after ``amap`` applied ``count`` times (``count`` is static, >= 0)."""
-    while count:
-        if count & 1:
-            last = compose(last, amap)
-        count >>= 1
-        if count:
-            amap = compose(amap, amap)
-    return last
 
 
 def apply(amap: Array, state: Array) -> Array:

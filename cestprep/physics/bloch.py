@@ -11,9 +11,11 @@ being faster than any tilt.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from cestprep.physics import affine
@@ -53,6 +55,18 @@ class Field:
             offset=(offset_ppm - p["b0_ppm"]) * per_ppm,
             rad_per_ppm=per_ppm,
         )
+
+    @classmethod
+    def played(
+        cls,
+        b1_ut: Sequence[float] | np.ndarray,
+        offset_ppm: Sequence[float] | np.ndarray,
+        frequency_mhz: float,
+        p: Parameters,
+    ) -> Field:
+        """Fields of several pulses (rows) in all voxels (columns)."""
+        b1, offset = (jnp.asarray(v, p["t1"].dtype)[:, None] for v in (b1_ut, offset_ppm))
+        return cls.of(b1, offset, frequency_mhz, p)
 
     @property
     def effective(self) -> Array:

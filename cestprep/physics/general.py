@@ -125,7 +125,7 @@ def _element(
         relaxed = affine.exponential(generator[:, :, None], _durations(played, index, ones))
         return _only_longitudinal(model, relaxed)
     if step.kind == "free":
-        still = _field(p, frequency_mhz, np.zeros(1), np.zeros(1))
+        still = bloch.Field.played([0.0], [0.0], frequency_mhz, p)
         duration = _durations(played, index, ones)
         return affine.exponential(bloch.generator(model, p, still), duration)
     return _pulse(
@@ -146,14 +146,6 @@ def _durations(played: Played, index: int, like: Array) -> Array:
     return jnp.asarray(distinct, like.dtype)[:, None]
 
 
-def _field(
-    p: Parameters, frequency_mhz: float, b1_ut: np.ndarray, offset_ppm: np.ndarray
-) -> bloch.Field:
-    dtype = p["t1"].dtype
-    columns = [jnp.asarray(v, dtype)[:, None] for v in (b1_ut, offset_ppm)]
-    return bloch.Field.of(columns[0], columns[1], frequency_mhz, p)
-
-
 def _only_longitudinal(model: PoolModel, amap: Array) -> Array:
     """A map of the longitudinal components as a map of the full state."""
     n, z = bloch.n_states(model), bloch.z_indices(model)
@@ -172,7 +164,7 @@ def _pulse(
 ) -> Array:
     assert step.waveform is not None
     if step.waveform.is_rectangular:
-        field = _field(p, frequency_mhz, b1_ut, offset_ppm)
+        field = bloch.Field.played(b1_ut, offset_ppm, frequency_mhz, p)
         return bloch.constant_field_map(model, p, field, step.waveform.duration_s, step.spin_lock)
     peak = float(b1_ut.max()) * GAMMA_RAD_PER_S_UT * _HIGHEST_B1_SCALE
     offsets = tuple(np.unique(offset_ppm * ppm_to_rad_per_s(frequency_mhz)).tolist())

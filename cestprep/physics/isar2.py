@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from cestprep.physics import bloch
@@ -59,12 +58,8 @@ def _train_maps(
     (pool,) = model.pools
     k, f = p[f"{pool.name}.k_exchange"], p[f"{pool.name}.fraction"]
     r1, r2 = 1 / p["t1"], 1 / p["t2"]
-    dtype = r1.dtype
-    b1, offset = (
-        jnp.asarray(np.array(v)[:, None], dtype)
-        for v in ([s.b1_ut for s in saturations], [s.offset_ppm for s in saturations])
-    )
-    field = Field.of(b1, offset, frequency_mhz, p)
+    b1, offset = [s.b1_ut for s in saturations], [s.offset_ppm for s in saturations]
+    field = Field.played(b1, offset, frequency_mhz, p)
     labelled = _labelling(field.w1, field.offset_of(pool, p), k, 1 / p[f"{pool.name}.t2"])
     cos, sin = field.tilt
     r1rho = r1 * cos**2 + r2 * sin**2 + f * k * labelled

@@ -36,7 +36,7 @@ class Slow(NamedTuple):
     slaved : dict
         x', y' (rows 0, 1) that the slow states imply.
     fast : tuple of Array
-        2x2 generator of what the pair does besides, row by row; () where there is no pair.
+        2x2 generator of what the pair does besides, row by row.
     kick : dict
         Slow states (rows) that move with the pair (columns 0, 1).
     n : int
@@ -107,14 +107,14 @@ def staged(stage: Callable[..., Out], *arguments: Any) -> Out:
     return result
 
 
-def flow(slow: Slow, duration_s: Array | float) -> Array:
-    """Map of the slow states over a time, ``(n, n + 1, ...)``."""
-    if slow.n == 2:
-        return jnp.stack([jnp.stack(row) for row in _flow_of_two(slow.entries, duration_s)])
-    return affine.exponential(bloch.stack_entries(slow.entries, slow.n), duration_s)
+def flow(entries: Entries, n: int, duration_s: float) -> Array:
+    """Map of ``n`` slow states over a time, ``(n, n + 1, ...)``."""
+    if n == 2:
+        return jnp.stack([jnp.stack(row) for row in _flow_of_two(entries, duration_s)])
+    return affine.exponential(bloch.stack_entries(entries, n), duration_s)
 
 
-def _flow_of_two(entries: Entries, duration_s: Array | float) -> Rows:
+def _flow_of_two(entries: Entries, duration_s: float) -> Rows:
     """Closed form for water and one longitudinal pool, whose rates are real."""
     duration = jnp.asarray(duration_s, entries[0, 0].dtype)
     a, b, c, d, u, v = (entries[i, j] for i, j in ((0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (1, 2)))
@@ -251,12 +251,8 @@ def _train_maps(
     lift: Array,
     n_rows: int,
 ) -> Array:
-    dtype = lift.dtype
-    b1, offset = (
-        jnp.asarray(np.array(v)[:, None], dtype)
-        for v in ([s.b1_ut for s in saturations], [s.offset_ppm for s in saturations])
-    )
-    field = Field.of(b1, offset, frequency_mhz, p)
+    b1, offset = [s.b1_ut for s in saturations], [s.offset_ppm for s in saturations]
+    field = Field.played(b1, offset, frequency_mhz, p)
     slow = eliminate(bloch.generator_entries(model, p, field), bloch.n_states(model))
     train = saturations[0]
     if slow.n == 2 and n_rows == lift.shape[1] - 1 == 1 and train.n_pulses > 1:
@@ -268,7 +264,7 @@ def _train_maps(
             lift[3, 0],
         )
         return jnp.stack([slope, constant])[None]
-    pulse = flow(slow, train.pulse_duration_s)
+    pulse = flow(slow.entries, slow.n, train.pulse_duration_s)
     places = [i - 2 for i in bloch.z_indices(model)[:n_rows]]
     if train.spin_lock == "none":
         return _unlocked(model, slow, field, train.pulse_duration_s, pulse, lift, places)
@@ -276,7 +272,7 @@ def _train_maps(
     count = train.n_pulses - 1
     if count:
         cycle = _gap(model, p, frequency_mhz, offset, train.pulse_delay_s, pulse)
-        wanted = affine.after_power(wanted, cycle, count)
+        wanted = affine.power(cycle, count, last=wanted)
     return affine.compose(wanted, lift[2:, :, None])
 
 
@@ -284,7 +280,7 @@ def _gap(
     model: PoolModel,
     p: Parameters,
     frequency_mhz: float,
-    offset_ppm: Array,
+    offset_ppm: Sequence[float],
     duration_s: float,
     pulse: Array,
 ) -> Array:
@@ -292,13 +288,13 @@ def _gap(
     own = [p[f"{pool.name}.offset_ppm"] for pool in model.spin_pools]
     if not own:
         still = _still(model, p, frequency_mhz, p["b0_ppm"])
-        free = flow(Slow(still, {}, (), {}, bloch.n_states(model) - 2), duration_s)
-        return affine.compose(free, pulse)
+        return affine.compose(flow(still, pulse.shape[0], duration_s), pulse)
     reference = _total(own) / len(own) + p["b0_ppm"]
     field = Field.of(jnp.zeros_like(reference)[None], reference[None], frequency_mhz, p)
     slow = eliminate(bloch.generator_entries(model, p, field), bloch.n_states(model))
-    cycle = affine.compose(flow(slow, duration_s), pulse)
-    angle = -(offset_ppm - reference) * field.rad_per_ppm * duration_s
+    cycle = affine.compose(flow(slow.entries, slow.n, duration_s), pulse)
+    offset = jnp.asarray(offset_ppm, pulse.dtype)[:, None]
+    angle = -(offset - reference) * field.rad_per_ppm * duration_s
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     x = np.arange(len(own)) * 3 + 1
     new_x = cos * cycle[x] - sin * cycle[x + 1]

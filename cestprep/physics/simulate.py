@@ -6,6 +6,7 @@ longitudinal state; a scan over volumes then strings them together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -45,7 +46,7 @@ def _lift(model: PoolModel, p: Parameters, ones: Array) -> Array:
 
 def _flip(model: PoolModel, p: Parameters, readout: Readout, ones: Array) -> Array:
     """One shot's effect on the carried state; a z-only semisolid pool is left alone."""
-    angle = np.deg2rad(readout.flip_angle_deg)
+    angle = math.radians(readout.flip_angle_deg)
     cosine = jnp.cos(angle * (p["b1_scale"] if model.b1_scales_readout else ones))
     n = 1 if model.pools_rebalance else 1 + len(model.pools)
     flipped = 1 + len(model.spin_pools)

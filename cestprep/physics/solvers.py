@@ -81,6 +81,7 @@ def reduced_is_accurate(
     with np.errstate(all="ignore"):
         transverse = 1 / values["t2"] + sum(flux[q.name] for q in model.spin_pools)
         rates = 1 / values["t1"] + 1 / values["t2"] + sum(flux.values())
+        least = np.maximum(LEAST_OFFSET_RAD_S, LEAST_OFFSET_OVER_RATES * rates)
         good = np.isfinite(rates)
         for q in model.spin_pools:
             own = values[f"{q.name}.k_exchange"] + 1 / values[f"{q.name}.t2"]
@@ -88,7 +89,6 @@ def reduced_is_accurate(
             good = good & (shift >= LEAST_SHIFT_OVER_RATES * own)
         for s in _saturations(protocol):
             offset = np.abs(s.offset_ppm - values["b0_ppm"]) * per_ppm
-            least = np.maximum(LEAST_OFFSET_RAD_S, LEAST_OFFSET_OVER_RATES * rates)
             good = good & (offset >= least)
             if s.spin_lock == "none" and model.spin_pools:
                 tilt = np.arctan2(s.b1_ut * values["b1_scale"] * GAMMA_RAD_PER_S_UT, offset)

@@ -9,6 +9,7 @@ import numpy as np
 import problems
 import pytest
 import sessions
+from sessions import change_image, put
 
 from cestprep.bids.plan import plan_session
 from cestprep.bids.session import make_layout, select_session
@@ -36,24 +37,6 @@ def plan(root, assume_nominal=(), recipe="mouse-7t"):
     masks = make_layout(root / "derivatives/masks", ["01"])
     files = select_session(make_layout(root, ["01"]), {"masks": masks}, "01", "01")
     return plan_session(files, problems.recipe(recipe), assume_nominal)
-
-
-def change_image(stem, change, affine=None):
-    def apply(root):
-        path = root / f"{stem}.nii.gz"
-        image = nib.load(path)
-        data = change(image.get_fdata(dtype=np.float32))
-        nib.save(nib.Nifti1Image(data, image.affine if affine is None else affine), path)
-
-    return apply
-
-
-def put(value, place=(2, 2, 0)):
-    def change(data):
-        data[place] = value
-        return data
-
-    return change
 
 
 def change_json(stem, **fields):
