@@ -1,8 +1,8 @@
 """Solver ``isar2``: the closed-form shortcut of published fits, for comparison with them only.
 
 Water and one pool under spin-locked or continuous-wave saturation: mono-exponential decay with
-R1rho during pulses, two-pool exchange between them.  It looks right, and biases the fraction by
--5 to -20 % and the rate by tens of percent at a residual nobody would question (docs/solvers.rst).
+R1rho during pulses, two-pool exchange between them.  It looks right, and biases fraction and rate
+by tens of percent at a residual nobody would question (docs/solvers.rst).
 
 Source: Roeloffs et al., NMR Biomed 28 (2015) 40-53, doi:10.1002/nbm.3192, with the exchange rate of
 Zaiss & Bachert, NMR Biomed 26 (2013) 507-518, doi:10.1002/nbm.2887.
@@ -74,7 +74,7 @@ def _train_maps(
         slow, fast = (jnp.exp(-rate * train.pulse_delay_s) for rate in (r1, r1 + k * (1 + f)))
         kept = ((1 + psi) * slow + (f - psi) * fast) / (1 + f)
         cycle = decay * kept
-        fixed = (steady * (1 - decay) * kept + 1 - kept) / (1 - cycle)
+        fixed = (steady * (1 - decay) * kept + 1 - slow) / (1 - cycle)
         slope = cycle ** (train.n_pulses - 1) * decay
         end = fixed * (1 - cycle ** (train.n_pulses - 1))
         constant = end * decay + steady * (1 - decay)

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+import scipy.linalg
 import voxels as vx
 
 from cestprep.cli.parser import make_parser
 from cestprep.inference.chunks import over_chunks
-from cestprep.physics import simulate, solvers
+from cestprep.physics import isar2, simulate, solvers
 from cestprep.physics.pools import ExchangingPool, PoolModel
 from cestprep.physics.protocol import Protocol, Pulse, Readout, Recovery, Saturation, Spoil
 from cestprep.physics.waveforms import Waveform
@@ -489,6 +490,28 @@ def test_results_do_not_depend_on_chunks(solver, names):
             np.testing.assert_allclose(slope, same, rtol=0, atol=1e-6 * abs(same).max())
 
 
+def test_isar2_gap_is_exact_exchange(x64):
+    """Two pulses too short to act: free exchange of water and a pool at psi of it."""
+    f, k, t1, gap = 0.13, 35.0, 0.9, 0.1
+    pair = Saturation(8.0, 3.0, 1e-9, 2, gap, "ideal")
+    p = {"t1": t1, "t2": 0.06, "b0_ppm": 0.0, "b1_scale": 1.0, "semisolid.fraction": f,
+         "semisolid.k_exchange": k, "semisolid.t2": 40e-6, "semisolid.offset_ppm": 0.0}  # fmt: skip
+    p = {key: jnp.float64(v) for key, v in p.items()}
+    maps = isar2.preparation_maps(
+        model_of(TWO), p, Protocol((Readout(90.0, 1, 0.0),), 123.2, (True,)), [(pair,)], None, 1
+    )
+    slope, constant = maps.ravel()
+    w1, r2b = 42.5764 * 2 * np.pi * 3.0, 1 / 40e-6
+    width = w1**2 * (k + r2b) / k + (k + r2b) ** 2
+    shift = 2 * np.pi * 123.2 * 8.0
+    psi = f * (1 - w1**2 / (w1**2 + k * (k + r2b)) * width / (width + shift**2))
+    rates = np.array([[-1 / t1 - k * f, k], [k * f, -1 / t1 - k]])
+    moved = scipy.linalg.expm(rates * gap)
+    for water in (1.0, 0.4, 0.0):
+        after = np.array([1, f]) + moved @ (water * np.array([1, psi]) - [1, f])
+        assert slope * water + constant == pytest.approx(after[0], abs=1e-6)
+
+
 # --- the ISAR2 bias --------------------------------------------------------------------------
 
 MATTER = {"white": (0.13, 35.0, 0.9, 0.06), "gray": (0.063, 44.0, 1.3, 0.07)}
@@ -525,8 +548,8 @@ def test_isar2_fits_well_and_is_biased(x64, matter, record_property):
     """Fraction too low, rate too high, at a residual nobody would question."""
     (f_bias, k_bias, nrmse), solved = fitted(matter)
     record_property("bias", (float(f_bias), float(k_bias), float(nrmse)))
-    assert -0.20 <= f_bias <= -0.05
-    assert k_bias >= 0.20
-    assert nrmse < 0.01
+    assert -0.35 <= f_bias <= -0.10
+    assert 0.20 <= k_bias <= 0.60
+    assert nrmse < 0.003
     # the bias is the solver's, not the protocol's
     np.testing.assert_allclose(solved, 0, atol=1e-3)
