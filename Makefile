@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := build/demo
+# Tests compile alike in many processes: once is enough.
+COMPILED := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/build/compiled JAX_COMPILATION_CACHE_MAX_SIZE=2000000000 \
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.3
 
 .PHONY: demo test lint bench gpu-check clean
 
@@ -30,7 +33,7 @@ lint: $(READY)
 
 test: lint
 	@mkdir -p build
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=10 --junitxml=build/junit.xml
+	$(COMPILED) $(BIN)/python -m pytest -n 2 --dist loadfile --durations=40 --junitxml=build/junit.xml
 
 bench: $(READY)
 	$(BIN)/python benchmarks/forward.py
