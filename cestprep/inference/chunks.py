@@ -17,11 +17,11 @@ Progress = Callable[[int, int], None]
 def voxels_per_chunk(problem: InverseProblem, memory_mb: float | None, dtype: np.dtype) -> int:
     """Voxels whose propagators, with their tangents, fit into a memory budget (at least 16).
 
-    Without a budget: on a CPU what stays in its cache (3 MB was fastest, 16 MB twice as slow),
+    Without a budget: on a CPU what stays in its cache (1.75 MB was fastest, 16 MB twice as slow),
     elsewhere 512 MB.
     """
     if memory_mb is None:
-        memory_mb = 3.0 if jax.default_backend() == "cpu" else 512.0
+        memory_mb = 1.75 if jax.default_backend() == "cpu" else 512.0
     n = n_states(problem.model) - (2 if problem.solver == "reduced" else 0)
     distinct = len({v.preparation for v in problem.protocol.volumes})
     copies = 6 * (1 + len(problem.free))

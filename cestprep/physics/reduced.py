@@ -18,6 +18,7 @@ from jax import Array
 
 from cestprep.physics import affine, bloch
 from cestprep.physics.bloch import Entries, Field, X, Y, Z
+from cestprep.physics.constants import ppm_to_rad_per_s
 from cestprep.physics.pools import Parameters, PoolModel
 from cestprep.physics.protocol import Block, Protocol, Recovery, Saturation, Spoil
 from cestprep.physics.steps import grouped
@@ -39,15 +40,22 @@ class Slow(NamedTuple):
         2x2 generator of what the pair does besides, row by row.
     kick : dict
         Slow states (rows) that move with the pair (columns 0, 1).
-    n : int
-        Number of slow states.
     """
 
     entries: Entries
     slaved: Entries
     fast: tuple[Array, ...]
     kick: Entries
-    n: int
+
+
+def slow_manifold(model: PoolModel, p: Parameters, field_of: Callable[[Parameters], Field]) -> Slow:
+    """Slow manifold under a constant field, in one stage from the parameters on."""
+
+    def of(p: Parameters) -> Slow:
+        entries = bloch.generator_entries(model, p, field_of(p))
+        return eliminate(entries, bloch.n_states(model))
+
+    return staged(of, dict(p))
 
 
 def eliminate(full: Entries, n_states: int) -> Slow:
@@ -80,7 +88,7 @@ def eliminate(full: Entries, n_states: int) -> Slow:
         base - _total(leak[place]) if leak[place] else base
         for place, base in (((X, X), a), ((X, Y), w), ((Y, X), -w), ((Y, Y), b))
     )
-    return Slow(entries, slaved, fast, kick, n)
+    return Slow(entries, slaved, fast, kick)
 
 
 def _total(terms: Sequence[Array]) -> Array:
@@ -164,12 +172,7 @@ def _train_of_two(pulse: Rows, gap: Rows, count: int, fraction: Array) -> tuple[
     p00, p01, p10, p11, p0, p1 = staged(cycle, pulse, gap)
     trace, determinant = staged(invariants, p00, p01, p10, p11)
 
-    def power(_: int, powers: tuple[Array, Array]) -> tuple[Array, Array]:
-        before, now = powers  # P^n = now P - det before
-        return now, trace * now - determinant * before
-
-    start = (jnp.zeros_like(trace), jnp.ones_like(trace))
-    before, now = jax.lax.fori_loop(0, count - 1, power, start)
+    before, now = _power_of_two(trace, determinant, count)
 
     def train(
         cycle: tuple[Array, ...], pulse: Rows, before: Array, now: Array, fraction: Array
@@ -183,6 +186,26 @@ def _train_of_two(pulse: Rows, gap: Rows, count: int, fraction: Array) -> tuple[
         return u0 + u1 * fraction, e0 + (e00 - u0) * x + (e01 - u1) * y
 
     return staged(train, (p00, p01, p10, p11, p0, p1), pulse, determinant * before, now, fraction)
+
+
+def _power_of_two(trace: Array, determinant: Array, count: int) -> tuple[Array, Array]:
+    """Scalars (a, b) of a 2x2 matrix's power: P^count = b P - determinant a."""
+
+    def doubled(t: Array, d: Array, before: Array, now: Array) -> tuple[Array, Array]:
+        return now * now - d * before * before, now * (t * now - 2 * d * before)
+
+    def doubled_and_one(t: Array, d: Array, before: Array, now: Array) -> tuple[Array, Array]:
+        before, now = doubled(t, d, before, now)
+        return now, t * now - d * before
+
+    before, now = jnp.zeros_like(trace), jnp.ones_like(trace)
+    if count > 1:  # the first doubling, of P itself
+        odd = f"{count:b}"[1] == "1"
+        before, now = (trace, trace * trace - determinant) if odd else (now, trace)
+    for bit in f"{count:b}"[2:]:
+        stage = doubled_and_one if bit == "1" else doubled
+        before, now = staged(stage, trace, determinant, before, now)
+    return before, now
 
 
 def preparation_maps(
@@ -252,10 +275,13 @@ def _train_maps(
     n_rows: int,
 ) -> Array:
     b1, offset = [s.b1_ut for s in saturations], [s.offset_ppm for s in saturations]
-    field = Field.played(b1, offset, frequency_mhz, p)
-    slow = eliminate(bloch.generator_entries(model, p, field), bloch.n_states(model))
+
+    def played(p: Parameters) -> Field:
+        return Field.played(b1, offset, frequency_mhz, p)
+
+    slow, n = slow_manifold(model, p, played), bloch.n_states(model) - 2
     train = saturations[0]
-    if slow.n == 2 and n_rows == lift.shape[1] - 1 == 1 and train.n_pulses > 1:
+    if n == 2 and n_rows == lift.shape[1] - 1 == 1 and train.n_pulses > 1:
         still = _still(model, p, frequency_mhz, p["b0_ppm"])
         slope, constant = _train_of_two(
             _flow_of_two(slow.entries, train.pulse_duration_s),
@@ -264,10 +290,10 @@ def _train_maps(
             lift[3, 0],
         )
         return jnp.stack([slope, constant])[None]
-    pulse = flow(slow.entries, slow.n, train.pulse_duration_s)
+    pulse = flow(slow.entries, n, train.pulse_duration_s)
     places = [i - 2 for i in bloch.z_indices(model)[:n_rows]]
     if train.spin_lock == "none":
-        return _unlocked(model, slow, field, train.pulse_duration_s, pulse, lift, places)
+        return _unlocked(model, slow, played(p), train.pulse_duration_s, pulse, lift, places)
     wanted = pulse[np.array(places)]
     count = train.n_pulses - 1
     if count:
@@ -285,18 +311,24 @@ def _gap(
     pulse: Array,
 ) -> Array:
     """Pulse, then free evolution with water's transverse magnetisation gone."""
-    own = [p[f"{pool.name}.offset_ppm"] for pool in model.spin_pools]
-    if not own:
-        still = _still(model, p, frequency_mhz, p["b0_ppm"])
-        return affine.compose(flow(still, pulse.shape[0], duration_s), pulse)
-    reference = _total(own) / len(own) + p["b0_ppm"]
-    field = Field.of(jnp.zeros_like(reference)[None], reference[None], frequency_mhz, p)
-    slow = eliminate(bloch.generator_entries(model, p, field), bloch.n_states(model))
-    cycle = affine.compose(flow(slow.entries, slow.n, duration_s), pulse)
+    if not model.spin_pools:
+        free = _still(model, p, frequency_mhz, p["b0_ppm"])
+        return affine.compose(flow(free, pulse.shape[0], duration_s), pulse)
+
+    def centre_of(p: Parameters) -> Array:
+        own = [p[f"{pool.name}.offset_ppm"] for pool in model.spin_pools]
+        return _total(own) / len(own) + p["b0_ppm"]
+
+    def still(p: Parameters) -> Field:
+        centre = centre_of(p)
+        return Field.of(jnp.zeros_like(centre)[None], centre[None], frequency_mhz, p)
+
+    slow = slow_manifold(model, p, still)
+    cycle = affine.compose(flow(slow.entries, pulse.shape[0], duration_s), pulse)
     offset = jnp.asarray(offset_ppm, pulse.dtype)[:, None]
-    angle = -(offset - reference) * field.rad_per_ppm * duration_s
+    angle = -(offset - centre_of(p)) * ppm_to_rad_per_s(frequency_mhz) * duration_s
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    x = np.arange(len(own)) * 3 + 1
+    x = np.arange(len(model.spin_pools)) * 3 + 1
     new_x = cos * cycle[x] - sin * cycle[x + 1]
     new_y = sin * cycle[x] + cos * cycle[x + 1]
     return cycle.at[x].set(new_x).at[x + 1].set(new_y)
