@@ -207,7 +207,7 @@ def test_figure(files, capsys, ending):
 
 
 def test_unsuitable_solver_is_an_error_in_words(files, capsys):
-    check_refused(capsys, files, ["--solver isar2: isar2 knows"], "--solver", "isar2")
+    check_refused(capsys, files, ["--solver isar2: isar2 "], "--solver", "isar2")
 
 
 def test_solvers(files, capsys):
@@ -222,7 +222,35 @@ def test_solvers(files, capsys):
     np.testing.assert_allclose(mz(reduced), mz(general), atol=1e-4, rtol=0)
     (files / "small.seq").write_text(sequence(VOLUMES[:3]))
     assert "general (chosen: reduced may be" in simulate(capsys, files)[2]
-    assert "as asked, though" in simulate(capsys, files, "--solver", "reduced")[2]
+    _, sidecar, said = simulate(capsys, files, "--solver", "reduced")
+    assert "Warning: reduced may be more than 1e-4 off" in said
+    assert any("reduced may be" in warning for warning in sidecar["Warnings"])
+
+
+def test_isar2_where_volumes_start_from_equilibrium(files, capsys):
+    far = [v for v in VOLUMES if abs(v[1]) > 1 and len(v[3]) == 1]
+    (files / "small.seq").write_text(sequence(far))
+    general, _, _ = simulate(capsys, files, "--reset")
+    rough, sidecar, _ = simulate(capsys, files, "--reset", "--solver", "isar2")
+    assert any("isar2 is an approximation" in warning for warning in sidecar["Warnings"])
+    assert 0 < abs(mz(rough) - mz(general)).max() < 0.1
+
+
+def test_sidecar_says_what_each_row_was_measured_with(files, capsys):
+    _, sidecar, _ = simulate(capsys, files)
+    rows = sidecar["Volumes"]
+    waits = [r["RecoveryTime"] for r in rows]  # with the readout's few ms
+    assert waits == pytest.approx([v[0] for v in VOLUMES], abs=0.01)
+    assert [r.get("NumberOfPulses", 0) for r in rows] == [len(v[3]) for v in VOLUMES]
+    played = [r["B1"]["peak"] for r in rows if "B1" in r]
+    assert played == pytest.approx([v[2] for v in VOLUMES if v[3]], abs=1e-3)
+
+
+def test_unequal_pulses_are_counted(files, capsys):
+    (files / "small.seq").write_text(sequence([(0.5, 3.5, 2.0, (0.2, 0.1), 0.01)]))
+    _, sidecar, said = simulate(capsys, files)
+    assert "1 x 200 ms + 1 other" in said
+    assert sidecar["Trains"][0]["NumberOfOtherPulses"] == 1
 
 
 ALIASES = "a: &a {f: 1}\nb: &b [*a, *a]\nc: [*b, *b]\n"
@@ -245,7 +273,22 @@ BAD_POOLS = {
     "time": (POOLS.replace("t2: 0.02", "t2: 1e-300"), ["amide.t2 is 1e-300 s, which cannot"]),
     "shift": (POOLS.replace("dw: 3.5", "dw: 1e300"), ["amide.offset_ppm is 1e+300 ppm"]),
     "field": (POOLS.replace("b0: 3", "b0: 1e300"), ["MHz, expected 1 to 10000"]),
-    "huge": ("#" * 1_000_001, ["is larger than 1 MB"]),
+    "huge": ("#" * 100_001, ["is larger than 0.1 MB"]),
+    "milliseconds": (POOLS.replace("t1: 1.3", "t1: 1300"), ["t1 is 1300 s, which cannot be meant"]),
+    "infinite": (POOLS.replace("t1: 1.3", "r1: 1.0e-320"), ["t1 is inf s, which cannot be meant"]),
+    "odd timestamp": ("b0: !!timestamp x", ["is not valid YAML"]),
+    "odd bool": ("b0: !!bool x", ["is not valid YAML"]),
+    "odd int": ("b0: !!int ''", ["is not valid YAML"]),
+    "base 60": ("b0: " + "1:" * 300 + "1.5", ["is not valid YAML"]),
+    "equal keys": ("1: a\n0x1: b\n", ["key '0x1' appears twice"]),
+    "crowd": (
+        POOLS.replace(
+            "cest_pool:\n",
+            "cest_pool:\n"
+            + "".join(f"  p{i}: {{f: 0.001, t1: 1, t2: 0.02, k: 9, dw: 2}}\n" for i in range(30)),
+        ),
+        ["has 31 pools besides water"],
+    ),
 }
 
 
@@ -264,6 +307,7 @@ BAD_SEQUENCES = {
     "version": (SEQUENCE.replace("minor 4", "minor 9"), ["version 1.9 is not supported"]),
     "event": (SEQUENCE.replace("[TRAP]\n1", "[TRAP]\n2"), ["gradient 1 is not defined"]),
     "no readout": (SEQUENCE.replace(" 0 0 0 0 1 0\n", " 0 0 0 0 0 0\n"), ["has no ADC"]),
+    "its frequency": (sequence(definitions="FREQ 1e-9"), ["FREQ or B0 make 1e-09 MHz"]),
     "no spoiler": (SEQUENCE.replace(" 0 0 0 1 0 0\n", " 0 0 0 0 0 0\n"), ["without a spoiler"]),
 }
 
@@ -273,6 +317,18 @@ def test_bad_sequences(files, capsys, content, says):
     path = files / "small.seq"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     check_refused(capsys, files, says)
+
+
+def test_swapped_files(files, capsys):
+    code, _, err = call(capsys, files / "small.yaml", files / "small.seq", "--out", files / "o.tsv")
+    assert (code, "Swap the two files" in err) == (2, True)
+
+
+@pytest.mark.parametrize("bad", ["loop", "n" * 300])
+def test_names_no_file_system_takes(files, capsys, bad):
+    (files / "loop.tsv").symlink_to(files / "loop.tsv")
+    (files / "small.seq").write_text(SEQUENCE)
+    check_refused(capsys, files, ["is no usable path"], out=f"{bad}.tsv")
 
 
 def check_refused(capsys, folder, says, *options, out="out.tsv"):

@@ -17,11 +17,8 @@ from cestprep.bids.plan import SessionPlan, StagePlan
 from cestprep.bids.spec import DERIVATIVE_BIDSIGNORE, PYBIDS_CONFIG
 from cestprep.errors import Fault, InputError, UsageError
 from cestprep.inference.estimate import LEVELS, Estimate, Validity
-
-CREDIBLE_LEVEL = 0.95
-INTERVAL = "Gaussian, cut at the bounds; the whole range where a parameter lies at its bound"
-#: Two-sided Gaussian quantile of `CREDIBLE_LEVEL`.
-GAUSSIAN_QUANTILE = 1.959964
+from cestprep.inference.measured import CREDIBLE_LEVEL
+from cestprep.inference.methods import Method
 
 
 @cache
@@ -161,22 +158,19 @@ class Output:
     suffix: str = "cestmap"
 
 
-def stage_outputs(plan: StagePlan, estimate: Estimate) -> Iterator[Output]:
+def stage_outputs(plan: StagePlan, estimate: Estimate, interval_kind: str) -> Iterator[Output]:
     """Maps of a stage in file units, values voxels last (4D images have one row per volume)."""
     free = plan.stage.free
     to_file = np.array([1 / f.to_si for f in free])[:, None]
     mean, sd = estimate.mean * to_file, estimate.sd * to_file
-    at_bound = estimate.validity == Validity.AT_BOUND
+    ends = {"cilower": estimate.lower * to_file, "ciupper": estimate.upper * to_file}
     for i, f in enumerate(free):
         units = {"Units": f.unit, **({"Description": f.meaning} if f.meaning else {})}
-        interval = {**units, "CredibleLevel": CREDIBLE_LEVEL, "Interval": INTERVAL}
-        reach = GAUSSIAN_QUANTILE * sd[i]
+        interval = {**units, "CredibleLevel": CREDIBLE_LEVEL, "Interval": interval_kind}
         yield Output({"param": f.name}, mean[i], units)
         yield Output({"param": f.name, "stat": "std"}, sd[i], units)
-        low = np.where(at_bound, f.low, np.maximum(mean[i] - reach, f.low))
-        high = np.where(at_bound, f.high, np.minimum(mean[i] + reach, f.high))
-        for stat, edge in (("cilower", low), ("ciupper", high)):
-            yield Output({"param": f.name, "stat": stat}, np.where(sd[i] > 0, edge, 0), interval)
+        for stat, edges in ends.items():
+            yield Output({"param": f.name, "stat": stat}, edges[i], interval)
     yield from _joint_outputs(plan, estimate, to_file[:, 0])
     yield Output({"stat": "rsquared"}, estimate.r_squared, {"Units": "arbitrary"})
     yield Output(
@@ -281,14 +275,14 @@ def stage_fields(
 
 
 def write_stage(
-    sink: Sink, session: SessionPlan, plan: StagePlan, estimate: Estimate, algorithm: str
+    sink: Sink, session: SessionPlan, plan: StagePlan, estimate: Estimate, method: Method
 ) -> list[Path]:
     """Write all maps of a stage with sidecars; returns the paths of all files."""
     like = load_image(session.mask)
     inside = np.asarray(like.dataobj) > 0
-    fields = stage_fields(sink, session, plan, estimate.voxels_by_solver, algorithm)
+    fields = stage_fields(sink, session, plan, estimate.voxels_by_solver, method.TITLE)
     written = []
-    for output in stage_outputs(plan, estimate):
+    for output in stage_outputs(plan, estimate, method.INTERVAL):
         path = sink.map_path(session, plan, output.suffix, **output.entities)
         blank = Validity.OUTSIDE_MASK if output.entities.get("stat") == "validity" else 0
         dtype = np.uint8 if output.values.dtype == np.uint8 else np.float32

@@ -160,7 +160,7 @@ def _add_estimation(group: Group, methods: Sequence[str]) -> None:
         type=int,
         default=argparse.SUPPRESS,
         metavar="SEED",
-        help="seed of methods that draw random numbers; voxelwise does not "
+        help="seed of methods that draw random numbers; grid and voxelwise do not "
         f"(default: {Settings.random_seed})",
     )
 

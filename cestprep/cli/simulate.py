@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from cestprep.cli.device import add_device_option, used_device
@@ -31,13 +33,16 @@ from cestprep.settings import SOLVER_CHOICES
 if TYPE_CHECKING:
     import numpy as np
 
+    from cestprep.physics.protocol import Protocol
     from cestprep.physics.pulseq_pools import PoolSimulation
 
 FIGURES = (".png", ".svg", ".pdf")
-#: A pool file takes some kB.
-MAX_YAML_BYTES = 1_000_000
+#: A pool file takes some kB, a sequence some MB.
+MAX_YAML_BYTES, MAX_SEQ_BYTES = 100_000, 500_000_000
+MOST_POOLS = 20
 #: Largest that can be meant: beyond, a simulation takes forever.
-MOST_RATE, MOST_PPM, MOST_RATIO = 1e9, 1e5, 1e3
+MOST_RATE, MOST_PPM, MOST_RATIO, MOST_TIME_S = 1e9, 1e5, 1e3, 100.0
+MOST_B1_UT, MOST_PULSE_S = 1e4, 1e3
 _INACCURATE = "reduced may be more than 1e-4 off for these pools and offsets"
 #: Characters of a fault that are shown.
 _MAX_TEXT = 300
@@ -156,19 +161,51 @@ def _megahertz(text: str) -> float:
 
 def simulate(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
+    with _ended_by_interrupt():
+        return _simulate(options)
+
+
+@contextmanager
+def _ended_by_interrupt() -> Iterator[None]:
+    """Let SIGINT end the process at once.
+
+    A callback of JAX may swallow Python's own handler, and leaving a compilation may crash.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _simulate(options: argparse.Namespace) -> int:
     _check_places(options)
     problem = read_problem(options)
     device = used_device(options.device)
     import jax
 
     with jax.enable_x64(options.precision == "double"):
-        solver, reason = _choose(options.solver, problem)
-        computing = Computing(solver, reason, options.precision, str(device))
+        solver, reason, caveats = _choose(options.solver, problem)
+        computing = Computing(solver, reason, caveats, options.precision, str(device))
         trains = trains_of(problem)
-        print(describe(problem, computing, trains), flush=True)
+        _say(describe(problem, computing, trains))
         mz = _simulated(problem, computing)
     _write(options, problem, computing, trains, mz)
     return 0
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        raise UsageError(
+            Fault("standard output", f"cannot be written ({exc.strerror})", "Send it elsewhere")
+        ) from None
 
 
 def _check_places(options: argparse.Namespace) -> None:
@@ -176,8 +213,15 @@ def _check_places(options: argparse.Namespace) -> None:
     _check_ending("--out", options.out, (".tsv",))
     if options.plot is not None:
         _check_ending("--plot", options.plot, FIGURES)
+    if options.sequence.suffix in (".yaml", ".yml") and options.pools.suffix == ".seq":
+        raise UsageError(
+            Fault(
+                options.sequence, "is given as the sequence", "Swap the two files: SEQ, then YAML"
+            )
+        )
+    inputs = [_resolved(path) for path in (options.sequence, options.pools)]
     for path in _outputs(options):
-        if path.resolve() in (options.sequence.resolve(), options.pools.resolve()):
+        if _resolved(path) in inputs:
             raise UsageError(Fault(path, "is an input of this command", "Choose another name"))
         if path.is_dir():
             raise UsageError(Fault(path, "is a folder, expected a file", "Choose another name"))
@@ -185,6 +229,18 @@ def _check_places(options: argparse.Namespace) -> None:
             raise UsageError(Fault(path.parent, "is no folder", "Create it or choose another"))
         if not os.access(path.parent, os.W_OK | os.X_OK):
             raise UsageError(Fault(path.parent, "cannot be written", "Choose another folder"))
+
+
+def _resolved(path: Path) -> Path:
+    """Absolute path; a name no file system takes is refused."""
+    try:
+        path.resolve().exists()
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError) as exc:
+        reason = getattr(exc, "strerror", None) or str(exc)
+        raise UsageError(
+            Fault(_shortened(str(path)), f"is no usable path ({reason})", "Choose another")
+        ) from None
 
 
 def _check_ending(option: str, path: Path, endings: tuple[str, ...]) -> None:
@@ -217,6 +273,9 @@ def read_problem(options: argparse.Namespace) -> Problem:
     )
 
     pools = _read_pools(options.pools, options.reset)
+    if options.solver == "isar2" and pools.reset is not None:
+        # every volume starts from equilibrium, where pools are in balance as isar2 wants them
+        pools = replace(pools, model=replace(pools.model, pools_rebalance=True))
     frequency = options.frequency or pools.frequency_mhz
     conventions = Conventions(
         options.phase_sign,
@@ -225,12 +284,13 @@ def read_problem(options: argparse.Namespace) -> Problem:
         options.ringdown / 1e6,
     )
     ideal = options.tips == "ideal"
-    text = _text(options.sequence)
+    text = _text(options.sequence, MAX_SEQ_BYTES)
     try:
         sequence = parse(text)
         played = protocol_of(sequence, frequency, pools.reset, conventions)
+        _check_played(played, frequency_of(sequence))
         protocol = simplified(idealised(played) if ideal else played)
-    except ValueError as exc:
+    except (ValueError, OverflowError) as exc:
         raise UsageError(
             Fault(options.sequence, _shortened(str(exc)), "Correct or export the sequence again")
         ) from None
@@ -240,22 +300,43 @@ def read_problem(options: argparse.Namespace) -> Problem:
     )
 
 
-def _text(path: Path, most: int | None = None) -> str:
+def _check_played(protocol: Protocol, own_mhz: float | None) -> None:
+    """Raise ValueError for RF that no scanner can have meant."""
+    from cestprep.physics.protocol import Pulse
+
+    if own_mhz is not None and not 1 <= own_mhz < 1e4:
+        raise ValueError(f"FREQ or B0 make {own_mhz:g} MHz, expected 1 to 10000")
+    for number, volume in enumerate(protocol.volumes, start=1):
+        for block in volume.preparation:
+            if not isinstance(block, Pulse):
+                continue
+            numbers = block.b1_ut, block.offset_ppm, block.waveform.duration_s
+            limits = MOST_B1_UT, MOST_PPM, MOST_PULSE_S
+            for value, most, unit in zip(numbers, limits, ("uT", "ppm", "s"), strict=True):
+                if not abs(value) <= most:
+                    raise ValueError(f"volume {number} has a pulse of {value:g} {unit}")
+
+
+def _text(path: Path, most: int) -> str:
     """Content of a text file, never of a folder, a pipe or a device."""
     mend = "Give the path of a readable text file"
     if path.exists() and not path.is_file():
         raise UsageError(Fault(path, "is not a file", mend))
     try:
-        if most is not None and path.stat().st_size > most:
+        if path.stat().st_size > most:
             raise UsageError(
-                Fault(path, f"is larger than {most / 1e6:g} MB", "Give the path of a pool model")
+                Fault(path, f"is larger than {most / 1e6:g} MB", "Give the path of another file")
             )
         text = path.read_text("utf-8")
     except OSError as exc:
         raise UsageError(Fault(path, f"cannot be read ({exc.strerror})", mend)) from None
     except UnicodeDecodeError as exc:
         raise UsageError(
-            Fault(path, f"is not UTF-8 text (byte {exc.start + 1})", "Save it as UTF-8 text")
+            Fault(
+                path,
+                f"is not UTF-8 text (byte {exc.start + 1})",
+                "If it is text, save it as UTF-8; else give another file",
+            )
         ) from None
     if not text.strip():
         raise UsageError(Fault(path, "is empty", "Copy or export the file again"))
@@ -284,12 +365,14 @@ def _implausible(pools: PoolSimulation) -> list[str]:
     from cestprep.physics.pools import parameter_unit
 
     found = []
+    if len(pools.model.pools) > MOST_POOLS:
+        found.append(f"has {len(pools.model.pools)} pools besides water, at most {MOST_POOLS} work")
     if not 1 <= pools.frequency_mhz < 1e4:
         found.append(f"b0 and gamma make {pools.frequency_mhz:g} MHz, expected 1 to 10000")
     for name, value in pools.parameters.items():
         key = name.split(".")[-1]
         if key in ("t1", "t2"):
-            plausible = value >= 1 / MOST_RATE
+            plausible = 1 / MOST_RATE <= value <= MOST_TIME_S
         else:
             most = {"k_exchange": MOST_RATE, "offset_ppm": MOST_PPM, "b0_ppm": MOST_PPM}
             plausible = abs(value) <= most.get(key, MOST_RATIO)
@@ -305,7 +388,10 @@ def _document(path: Path) -> Any:
     text = _text(path, MAX_YAML_BYTES)
     try:
         return yaml.load(text, _loader())
-    except (yaml.YAMLError, ValueError, RecursionError) as exc:
+    except (
+        yaml.YAMLError, ValueError, RecursionError, ArithmeticError, LookupError,
+        TypeError, AttributeError,
+    ) as exc:  # PyYAML's constructors of odd tags raise whatever they meet  # fmt: skip
         mark = getattr(exc, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
         reason = getattr(exc, "problem", None) or str(exc).splitlines()[0]
@@ -330,10 +416,11 @@ def _loader() -> Any:
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             seen = set()
             for key, _ in node.value:
-                if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                value = super().construct_object(key) if isinstance(key, yaml.ScalarNode) else None
+                if isinstance(key, yaml.ScalarNode) and value in seen:
                     text = f"key {key.value!r} appears twice"
                     raise yaml.MarkedYAMLError(problem=text, problem_mark=key.start_mark)
-                seen.add(str(key.value))
+                seen.add(value)
             return super().construct_mapping(node, deep)
 
     return Loader
@@ -350,23 +437,28 @@ def _parameters(problem: Problem) -> dict[str, Any]:
     return {name: jnp.asarray([float(v)]) for name, v in problem.pools.parameters.items()}
 
 
-def _choose(asked: str, problem: Problem) -> tuple[str, str]:
-    """Solver and why this one."""
+def _choose(asked: str, problem: Problem) -> tuple[str, str, tuple[str, ...]]:
+    """Solver, why this one, and what to beware of."""
     from cestprep.physics import solvers
 
     protocol, model = problem.protocol, problem.pools.model
     best = solvers.choose(protocol, model, _parameters(problem))
     if asked == "auto":
         if best == "reduced":
-            return best, "chosen: within 1e-4 of general here"
+            return best, "chosen: within 1e-4 of general here", ()
         why_not = solvers.unsuitable("reduced", protocol, model)
-        return best, f"chosen: {_shortened(why_not or _INACCURATE)}"
+        return best, f"chosen: {_shortened(why_not or _INACCURATE)}", ()
     why_not = solvers.unsuitable(asked, protocol, model)
     if why_not:
-        raise UsageError(
-            Fault(f"--solver {asked}", _shortened(why_not), "Use another, or --solver auto")
-        )
-    return asked, f"as asked, though {_INACCURATE}" if asked == "reduced" != best else "as asked"
+        mend = "Use another, or --solver auto"
+        if "one by one" in why_not and not problem.ideal_tips:
+            mend += "; if these are tips of a spin lock, --tips ideal makes them a train"
+        raise UsageError(Fault(f"--solver {asked}", _shortened(why_not), mend))
+    caveat = {
+        "reduced": _INACCURATE if best != "reduced" else None,
+        "isar2": "isar2 is an approximation, off by several percent of mz (docs/solvers.rst)",
+    }.get(asked)
+    return asked, "as asked", (caveat,) if caveat else ()
 
 
 def _simulated(problem: Problem, computing: Computing) -> np.ndarray:
@@ -378,17 +470,20 @@ def _simulated(problem: Problem, computing: Computing) -> np.ndarray:
     import jax
     import numpy as np
 
-    from cestprep.physics.simulate import signal
+    from cestprep.physics import simulate as physics
 
     protocol = problem.protocol
     with _ticking(f"Compiling and simulating {protocol.n_volumes} volumes"):
-        run = jax.jit(lambda p: signal(protocol, problem.pools.model, p, solver=computing.solver))
+        run = jax.jit(
+            lambda p: physics.signal(protocol, problem.pools.model, p, solver=computing.solver)
+        )
         mz = np.asarray(run(_parameters(problem)), np.float64)[:, 0]
     wrong = np.flatnonzero(~np.isfinite(mz))
     if wrong.size:
         found = f"gives no finite signal for volume {wrong[0] + 1} ({wrong.size} of {mz.size})"
+        files = f"{problem.pool_file} with {problem.sequence_file}"
         raise UsageError(
-            Fault(problem.pool_file, found, "Check its numbers, or use another solver or precision")
+            Fault(files, found, "Check their numbers, or use another solver or precision")
         )
     return mz
 
@@ -396,14 +491,14 @@ def _simulated(problem: Problem, computing: Computing) -> np.ndarray:
 @contextmanager
 def _ticking(what: str, every_s: float = 10.0) -> Iterator[None]:
     """Say that a step runs, every few seconds for how long, and at its end how long it took."""
-    started, stop = time.monotonic(), Event()
+    started, stop = time.monotonic(), threading.Event()
 
     def tick() -> None:
         while not stop.wait(every_s):
             print(f"{what}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
 
     print(f"{what} ...", file=sys.stderr, flush=True)
-    thread = Thread(target=tick, daemon=True)
+    thread = threading.Thread(target=tick, daemon=True)
     thread.start()
     try:
         yield
@@ -426,13 +521,11 @@ def _write(
     from cestprep.bids.files import replacing
 
     offsets = offsets_of(problem)
-    sidecar = json.dumps(sidecar_of(problem, computing, trains), indent=2, ensure_ascii=False)
+    sidecar = json.dumps(sidecar_of(problem, computing, trains), indent=2, allow_nan=False)
     contents = [table_of(offsets, mz).encode(), f"{sidecar}\n".encode()]
     if options.plot is not None:
         ending = options.plot.suffix.lower()[1:]
-        contents.append(
-            figure_of(problem.sequence_file.stem, computing.solver, offsets, mz, ending)
-        )
+        contents.append(figure_of(problem, computing.solver, offsets, mz, ending))
     outputs = _outputs(options)
     try:
         with ExitStack() as stack:

@@ -27,7 +27,8 @@ _B1_DEFINITIONS = {
     "peak": "largest amplitude of one pulse",
     "mean": "magnitude of the mean over one pulse, which sets its flip angle",
     "rms": "root mean square over one pulse",
-    "cwpe": "root mean square over the train, from its first pulse's start to its last one's end",
+    "cwpe": "root mean square over the train of these pulses, tips and others left out, from the "
+    "start of the first to the end of the last",
 }
 
 
@@ -63,10 +64,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class Computing:
-    """How it is simulated: solver and why this one, floating-point precision, device."""
+    """How it is simulated: solver, why this one and its caveats, precision, device."""
 
     solver: str
     reason: str
+    caveats: tuple[str, ...]
     precision: str
     device: str
 
@@ -116,6 +118,7 @@ def _kind(train: Prepared, after_s: float) -> tuple[float, ...]:
     shape = train.b1_mean_ut, train.b1_rms_ut, train.b1_cwpe_ut
     return (
         train.n_pulses,
+        train.n_others,
         train.tip_deg > 0,
         *(round(t, 6) for t in times),
         *(round(b1 / peak, 3) for b1 in shape),
@@ -141,7 +144,7 @@ def describe(problem: Problem, computing: Computing, trains: Sequence[Train]) ->
         _aligned(_pool_rows(problem.pools), 2),
         _aligned(_train_rows(trains), 2),
         [f"Note: {note}" for note in problem.pools.notes],
-        [f"Warning: {warning}" for warning in _warnings(problem, trains)],
+        [f"Warning: {warning}" for warning in _warnings(problem, computing, trains)],
     ]
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
 
@@ -206,7 +209,8 @@ def _train_row(train: Train) -> tuple[str, ...]:
     return (
         count,
         _range(train.offsets_ppm),
-        f"{first.n_pulses} x {1e3 * first.pulse_duration_s:.5g} ms",
+        f"{first.n_pulses} x {1e3 * first.pulse_duration_s:.5g} ms"
+        + (f" + {first.n_others} other" if first.n_others else ""),
         f"{1e3 * first.pulse_delay_s:.5g}" if first.n_pulses > 1 else "-",
         *(
             _range([getattr(q, f"b1_{name}_ut") for q in train.prepared])
@@ -227,10 +231,10 @@ def _plain(value: float, digits: int) -> float:
     return round(value, digits) + 0.0
 
 
-def _warnings(problem: Problem, trains: Sequence[Train]) -> list[str]:
+def _warnings(problem: Problem, computing: Computing, trains: Sequence[Train]) -> list[str]:
     from cestprep.physics.pulseq_protocol import contradictions
 
-    found = list(contradictions(problem.sequence, problem.played))
+    found = [*computing.caveats, *contradictions(problem.sequence, problem.played)]
     if problem.ideal_tips:
         volumes = [q for train in trains for q in train.prepared if q.n_pulses]
         left = sum(not q.tip_deg for q in volumes)
@@ -300,6 +304,7 @@ def sidecar_of(problem: Problem, computing: Computing, trains: Sequence[Train]) 
             "Ringdown": {"Value": conventions.ringdown_s, "Units": "s"},
             "Tips": "ideal" if problem.ideal_tips else "played",
             "ResetMagnetization": pools.reset,
+            "MTConvention": pools.model.mt,
         },
         "Pools": {
             pool.name: "cest" if pool.kind == "cest" else f"mt, {pool.lineshape}"
@@ -314,7 +319,8 @@ def sidecar_of(problem: Problem, computing: Computing, trains: Sequence[Train]) 
         },
         "Trains": [_train_fields(train) for train in trains],
         "Notes": list(pools.notes),
-        "Warnings": _warnings(problem, trains),
+        "Volumes": [_volume_fields(problem, i) for i in range(problem.played.n_volumes)],
+        "Warnings": _warnings(problem, computing, trains),
         "GeneratedBy": {"Name": "cestprep", "Version": __version__},
     }
 
@@ -329,6 +335,7 @@ def _train_fields(train: Train) -> dict[str, Any]:
     return fields | {
         "PulseDuration": round(first.pulse_duration_s, 9),
         "PulseDelay": round(first.pulse_delay_s, 9),
+        "NumberOfOtherPulses": first.n_others,
         "TipFlipAngle": [min(tips), max(tips)],
         "PostPreparationDelay": round(train.after_s, 9),
         "B1": {name: _ends([getattr(q, f"b1_{name}_ut") for q in train.prepared])
@@ -340,12 +347,28 @@ def _ends(values: Sequence[float]) -> list[float]:
     return [round(min(values), 6), round(max(values), 6)]
 
 
+def _volume_fields(problem: Problem, index: int) -> dict[str, Any]:
+    """What a row of the table was measured with: s, ppm, uT; the wait is before its RF."""
+    from cestprep.physics.pulseq_protocol import prepared
+
+    volume, train = problem.played.volumes[index], prepared(problem.played)[index]
+    fields: dict[str, Any] = {"RecoveryTime": round(volume.recovery_s, 9)}
+    if train.n_pulses:
+        fields |= {
+            "NumberOfPulses": train.n_pulses,
+            "Duration": round(train.duration_s, 9),
+            "B1": {name: round(getattr(train, f"b1_{name}_ut"), 6) for name in _B1_DEFINITIONS},
+        }
+    return fields
+
+
 def figure_of(
-    title: str, solver: str, offsets: Sequence[float], mz: np.ndarray, kind: str
+    problem: Problem, solver: str, offsets: Sequence[float], mz: np.ndarray, kind: str
 ) -> bytes:
     """Spectrum, or signal by volume where offsets repeat."""
     import numpy as np
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure((6.4, 4.0), 130, layout="constrained")
     axis = figure.subplots()
@@ -353,25 +376,35 @@ def figure_of(
     finite = np.isfinite(ppm)
     shown = finite & (np.abs(ppm) <= _FAR * np.median(np.abs(ppm[finite])))
     line: dict[str, Any] = {"marker": "o", "ms": 2.5, "lw": 1.2, "color": "#1d3557"}
-    if np.unique(ppm[shown].round(4)).size > 0.8 * ppm.size:
+    title = f"{problem.sequence_file.stem}, {solver}"
+    if _is_spectrum(problem, ppm[shown]):
         order = np.argsort(ppm[shown])
-        left = (
-            f" ({ppm.size - shown.sum()} of {ppm.size} volumes further out)"
-            if not shown.all()
-            else ""
-        )
-        axis.plot(ppm[shown][order], mz[shown][order], label=f"{solver}{left}", **line)
+        axis.plot(ppm[shown][order], mz[shown][order], **line)
         axis.invert_xaxis()
-        axis.set_xlabel("offset (ppm)")
+        axis.set_xlabel(f"offset (ppm of {problem.offset_mhz:.6g} MHz)")
+        left = int(ppm.size - shown.sum())
+        title += f" ({left} of {ppm.size} volumes further out, not shown)" if left else ""
     else:
-        axis.plot(np.arange(1, mz.size + 1), mz, label=solver, **line)
+        axis.plot(np.arange(1, mz.size + 1), mz, **line)
         axis.set_xlabel("volume")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_ylim(min(0.0, 1.05 * float(mz.min())), max(1.02, 1.05 * float(mz.max())))
-    axis.set_ylabel("mz")
+    axis.set_ylabel("mz / m0 of water")
     axis.set_title(title, fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=8)
-    axis.legend(fontsize=8, frameon=False, loc="lower right")
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind)
     return buffer.getvalue()
+
+
+def _is_spectrum(problem: Problem, offsets: np.ndarray) -> bool:
+    """Whether volumes differ in little but offset, so that a curve over it means something."""
+    import numpy as np
+
+    from cestprep.physics.pulseq_protocol import prepared
+
+    played = [q for q in prepared(problem.played) if q.n_pulses]
+    power = np.array([q.b1_cwpe_ut for q in played])
+    alike = power.size > 2 and np.median(np.abs(power / np.median(power) - 1)) < 0.05
+    return bool(alike and np.unique(offsets.round(4)).size > 0.6 * offsets.size)

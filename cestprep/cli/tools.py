@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,9 +76,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a tool; returns the exit code."""
     options = make_parser().parse_args(arguments)
     try:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
         if "device" in options:  # of the tools that compute
             use_device(options.device)
         code: int = options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except UsageError as exc:
         for fault in exc.faults:
             print(f"cestprep-tools: error: {fault}", file=sys.stderr)

@@ -31,7 +31,7 @@ def voxels_per_chunk(problem: InverseProblem, memory_mb: float | None, dtype: np
 
 def over_chunks(
     fun: Callable[..., Any],
-    arrays: Sequence[np.ndarray],
+    arrays: Sequence[Any],
     size: int,
     progress: Progress | None = None,
 ) -> Any:

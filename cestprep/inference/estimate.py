@@ -47,6 +47,8 @@ class Estimate:
     mean : ndarray, shape (p, V)
         Fitted values (or posterior mean); 0 where not computed.
     covariance : ndarray, shape (p, p, V)
+    lower, upper : ndarray, shape (p, V)
+        Central 95 % credible intervals.
     fitted : ndarray, shape (n_volumes, V)
         Model signal at ``mean``, on the scale of the data.
     nrmse : ndarray, shape (V,)
@@ -62,6 +64,8 @@ class Estimate:
 
     mean: np.ndarray
     covariance: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
     fitted: np.ndarray
     nrmse: np.ndarray
     r_squared: np.ndarray
@@ -102,6 +106,8 @@ class Estimate:
         return cls(
             mean=np.zeros((n_parameters, v), np.float32),
             covariance=np.zeros((n_parameters, n_parameters, v), np.float32),
+            lower=np.zeros((n_parameters, v), np.float32),
+            upper=np.zeros((n_parameters, v), np.float32),
             fitted=np.zeros((n_volumes, v), np.float32),
             nrmse=np.zeros(v, np.float32),
             r_squared=np.zeros(v, np.float32),

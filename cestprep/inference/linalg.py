@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 
@@ -38,3 +39,28 @@ def inverse(matrix: Array) -> Array:
 def diagonal(values: Array) -> Array:
     """Diagonal matrices ``(p, p, V)`` of ``(p, V)``."""
     return jnp.eye(values.shape[0], dtype=values.dtype)[:, :, None] * values[None]
+
+
+def cholesky(matrix: Array) -> Array:
+    """Lower factor of positive-semidefinite matrices, shape (p, p, V); zero pivots stay zero."""
+    p = matrix.shape[0]
+    zero = jnp.zeros_like(matrix[0, 0])
+    rows: list[list[Array]] = [[zero] * p for _ in range(p)]
+    for j in range(p):
+        pivot = matrix[j, j] - sum((rows[j][m] ** 2 for m in range(j)), zero)
+        positive = pivot > float(np.finfo(matrix.dtype).eps) * matrix[j, j]
+        root = jnp.sqrt(jnp.where(positive, pivot, 1.0))
+        rows[j][j] = jnp.where(positive, root, 0.0)
+        for i in range(j + 1, p):
+            rest = matrix[i, j] - sum((rows[i][m] * rows[j][m] for m in range(j)), zero)
+            rows[i][j] = jnp.where(positive, rest / root, 0.0)
+    return jnp.stack([jnp.stack(row) for row in rows])
+
+
+def solve_lower(lower: Array, rhs: Array) -> Array:
+    """Solve triangular systems with vectors ``(p, V)`` on the right."""
+    found: list[Array] = []
+    for i in range(lower.shape[0]):
+        known = sum((lower[i, j] * found[j] for j in range(i)), jnp.zeros_like(rhs[i]))
+        found.append((rhs[i] - known) / lower[i, i])
+    return jnp.stack(found)

@@ -26,11 +26,15 @@ class Observation:
         Values of ``InverseProblem.known_parameters``, in package units.
     known_covariance : ndarray, shape (q, q, V)
         Their covariance; zeros where they count as exact.
+    noise_sd : ndarray, shape (V,), or None
+        SD of one volume in the units of ``data``, from a source independent of the fit
+        (`cestprep.inference.noise`); None where there is none.
     """
 
     data: np.ndarray
     known: np.ndarray
     known_covariance: np.ndarray
+    noise_sd: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         q, v = self.known.shape
@@ -40,7 +44,10 @@ class Observation:
     def take(self, voxels: np.ndarray) -> Observation:
         """The observation of some voxels (boolean mask or indices)."""
         return Observation(
-            self.data[:, voxels], self.known[:, voxels], self.known_covariance[:, :, voxels]
+            self.data[:, voxels],
+            self.known[:, voxels],
+            self.known_covariance[:, :, voxels],
+            None if self.noise_sd is None else self.noise_sd[voxels],
         )
 
 

@@ -74,9 +74,8 @@ class SaveStage(SimpleInterface):
 
         sink, session = _sink(self.inputs), self.inputs.plan
         estimate = load_estimate(Path(self.inputs.estimate))
-        algorithm = methods.load(sink.method).TITLE
         plan = session.stage(self.inputs.stage)
-        written = write_stage(sink, session, plan, estimate, algorithm)
+        written = write_stage(sink, session, plan, estimate, methods.load(sink.method))
         self._results["out_files"] = [str(p) for p in written]
         return runtime
 

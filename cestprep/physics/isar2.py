@@ -18,17 +18,9 @@ from jax import Array
 from cestprep.physics import bloch
 from cestprep.physics.bloch import Field
 from cestprep.physics.pools import Parameters, PoolModel
-from cestprep.physics.protocol import Block, Protocol, Saturation
+from cestprep.physics.protocol import Block, Protocol, Recovery
+from cestprep.physics.reduced import saturation_of
 from cestprep.physics.steps import grouped
-
-
-def unplayable(preparation: tuple[Block, ...]) -> str | None:
-    """Why a preparation is beyond this solver; None if it is not."""
-    if len(preparation) != 1 or not isinstance(preparation[0], Saturation):
-        return "more than one saturation per volume, or a recovery after it"
-    if preparation[0].spin_lock == "none" and preparation[0].n_pulses > 1:
-        return "a train of pulses without spin lock"
-    return None
 
 
 def preparation_maps(
@@ -44,18 +36,21 @@ def preparation_maps(
     Parameters as for `cestprep.physics.general.preparation_maps`, with ``n_rows`` = 1.
     """
     del lift, n_rows
-    saturations = [q[0] for q in preparations if isinstance(q[0], Saturation)]
     return grouped(
-        saturations,
-        lambda s: s.train,
+        list(preparations),
+        lambda q: (saturation_of(q).train, q[1:]),
         lambda group: _train_maps(model, p, protocol.frequency_mhz, group),
     )
 
 
 def _train_maps(
-    model: PoolModel, p: Parameters, frequency_mhz: float, saturations: Sequence[Saturation]
+    model: PoolModel,
+    p: Parameters,
+    frequency_mhz: float,
+    preparations: Sequence[tuple[Block, ...]],
 ) -> Array:
     (pool,) = model.pools
+    saturations = [saturation_of(q) for q in preparations]
     k, f = p[f"{pool.name}.k_exchange"], p[f"{pool.name}.fraction"]
     r1, r2 = 1 / p["t1"], 1 / p["t2"]
     b1, offset = [s.b1_ut for s in saturations], [s.offset_ppm for s in saturations]
@@ -66,19 +61,26 @@ def _train_maps(
     train = saturations[0]
     decay = jnp.exp(-r1rho * train.pulse_duration_s)
     steady = r1 / r1rho * (cos if train.spin_lock == "none" else 1.0)
+
+    def freed(duration_s: float) -> tuple[Array, Array]:
+        """Share of water, and of the slow mode, left after free exchange; the pool at psi of it."""
+        psi = f * (1 - labelled)
+        slow, fast = (jnp.exp(-rate * duration_s) for rate in (r1, r1 + k * (1 + f)))
+        return ((1 + psi) * slow + (f - psi) * fast) / (1 + f), slow
+
     if train.spin_lock == "none":  # only the part along the effective field is left at the end
         slope, constant = cos**2 * decay, steady * cos * (1 - decay)
     else:
-        # the pool follows water: its magnetisation is psi times water's
-        psi = f * (1 - labelled)
-        slow, fast = (jnp.exp(-rate * train.pulse_delay_s) for rate in (r1, r1 + k * (1 + f)))
-        kept = ((1 + psi) * slow + (f - psi) * fast) / (1 + f)
+        kept, slow = freed(train.pulse_delay_s)
         cycle = decay * kept
         fixed = (steady * (1 - decay) * kept + 1 - slow) / (1 - cycle)
         slope = cycle ** (train.n_pulses - 1) * decay
         end = fixed * (1 - cycle ** (train.n_pulses - 1))
         constant = end * decay + steady * (1 - decay)
-    return jnp.stack([slope, constant * jnp.ones_like(slope)])[None]
+    recovery_s = sum(b.duration_s for b in preparations[0] if isinstance(b, Recovery))
+    kept, slow = freed(recovery_s)
+    constant = kept * constant + 1 - slow
+    return jnp.stack([kept * slope, constant * jnp.ones_like(slope)])[None]
 
 
 def _labelling(w1: Array, offset: Array, k: Array, r2: Array) -> Array:

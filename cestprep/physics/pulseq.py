@@ -24,6 +24,8 @@ Line: TypeAlias = tuple[int, str]  # number in the file, stripped text
 
 #: Most runs a shape may have: a run takes 16 bytes.
 MAX_RUNS = 2_000_000
+#: Longest shape with its own times, in samples of the RF raster.
+MAX_SAMPLES = 1e12
 
 #: Columns of a section, from a minor version on; names that end in "id" are integers.
 _COLUMNS: Mapping[str, tuple[tuple[int, str], ...]] = {
@@ -588,7 +590,10 @@ def _decompressed(data: Floats, stored: _Stored) -> Runs:
     steps = np.where(differences == 0, 1, counts)
     _check_runs(int(steps.sum()), stored.where)
     lengths = np.repeat(np.where(differences == 0, counts, 1), steps)
-    return _merged(np.cumsum(np.repeat(differences, steps)), lengths)
+    values = np.cumsum(np.repeat(differences, steps))
+    if not np.isfinite(values).all():
+        raise PulseqError(f"{stored.where} holds numbers whose sums are not finite")
+    return _merged(values, lengths)
 
 
 def _differences(data: Floats, stored: _Stored) -> tuple[Floats, Integers]:
@@ -634,6 +639,8 @@ def _check_runs(n_runs: int, where: str) -> None:
 def _times(shape: Runs, where: str) -> Floats:
     """Increasing points in time, in samples of the RF raster."""
     times = np.round(shape.values, 6)  # sums of rounded differences
+    if not np.isfinite(times).all() or times.max() > MAX_SAMPLES:
+        raise PulseqError(f"{where} ends after more than {MAX_SAMPLES:g} samples")
     if times.size < 2 or times[0] < 0 or (shape.counts > 1).any() or (np.diff(times) <= 0).any():
         raise PulseqError(f"{where} must hold two or more increasing times, none negative")
     return times

@@ -222,6 +222,8 @@ class Prepared:
         Of the longest pulse; NaN without RF.
     n_pulses : int
         Pulses like the longest.
+    n_others : int
+        Pulses that are neither like it nor tips around one; B1 is not that of these.
     pulse_duration_s, pulse_delay_s : float
         Of these pulses, and the longest time from one's end to the next one's start.
     b1_peak_ut, b1_mean_ut, b1_rms_ut : float
@@ -236,6 +238,7 @@ class Prepared:
 
     offset_ppm: float
     n_pulses: int
+    n_others: int
     pulse_duration_s: float
     pulse_delay_s: float
     b1_peak_ut: float
@@ -246,7 +249,7 @@ class Prepared:
     duration_s: float
 
 
-NOTHING = Prepared(math.nan, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+NOTHING = Prepared(math.nan, 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def prepared(protocol: Protocol) -> tuple[Prepared, ...]:
@@ -283,16 +286,18 @@ def _prepared(preparation: tuple[Block, ...], frequency_mhz: float) -> Prepared:
     gaps = [starts[j] - starts[i] - length for i, j in pairwise(like)]
     span = starts[like[-1]] + length - starts[like[0]]
     power = len(like) * length * (longest.b1_ut * longest.waveform.rms) ** 2
+    tip_deg = _tips(pulses, like, frequency_mhz)
     return Prepared(
         offset_ppm=longest.offset_ppm,
         n_pulses=len(like),
+        n_others=0 if tip_deg else len(pulses) - len(like),
         pulse_duration_s=length,
         pulse_delay_s=max(gaps, default=0.0),
         b1_peak_ut=longest.b1_ut,
         b1_mean_ut=longest.b1_ut * longest.waveform.mean,
         b1_rms_ut=longest.b1_ut * longest.waveform.rms,
         b1_cwpe_ut=math.sqrt(power / span),
-        tip_deg=_tips(pulses, like, frequency_mhz),
+        tip_deg=tip_deg,
         duration_s=span,
     )
 

@@ -223,12 +223,13 @@ def preparation_maps(
     """
     return grouped(
         list(preparations),
-        lambda q: (_saturation(q).train, q[1:]),
+        lambda q: (saturation_of(q).train, q[1:]),
         lambda group: _maps_of_one_train(model, p, protocol.frequency_mhz, group, lift, n_rows),
     )
 
 
-def _saturation(preparation: tuple[Block, ...]) -> Saturation:
+def saturation_of(preparation: tuple[Block, ...]) -> Saturation:
+    """The train a playable preparation begins with."""
     first = preparation[0]
     assert isinstance(first, Saturation)
     return first
@@ -256,7 +257,7 @@ def _maps_of_one_train(
 ) -> Array:
     """Maps for saturations of one train with one recovery after them."""
     recovery_s = sum(b.duration_s for b in preparations[0] if isinstance(b, Recovery))
-    saturations = [_saturation(q) for q in preparations]
+    saturations = [saturation_of(q) for q in preparations]
     every = 1 + len(model.pools)
     maps = _train_maps(model, p, frequency_mhz, saturations, lift, every if recovery_s else n_rows)
     if not recovery_s:

@@ -45,9 +45,8 @@ def unsuitable(solver: str, protocol: Protocol, model: PoolModel) -> str | None:
         return "isar2 knows water and one pool in balance with it at the start of each volume"
     if solver == "reduced" and model.mt == "xyz" and any(q.kind == "mt" for q in model.pools):
         return "reduced knows semisolid pools with longitudinal magnetisation only (mt: z)"
-    check = {"reduced": reduced.unplayable, "isar2": isar2.unplayable}[solver]
     for number, volume in enumerate(protocol.volumes, start=1):
-        why = check(volume.preparation) if volume.preparation else None
+        why = reduced.unplayable(volume.preparation) if volume.preparation else None
         if why:
             return f"{solver} does not play volume {number}: {why}"
     return None

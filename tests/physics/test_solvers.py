@@ -490,15 +490,17 @@ def test_results_do_not_depend_on_chunks(solver, names):
             np.testing.assert_allclose(slope, same, rtol=0, atol=1e-6 * abs(same).max())
 
 
-def test_isar2_gap_is_exact_exchange(x64):
+@pytest.mark.parametrize("recovery_s", [0.0, 0.2])
+def test_isar2_gap_is_exact_exchange(x64, recovery_s):
     """Two pulses too short to act: free exchange of water and a pool at psi of it."""
     f, k, t1, gap = 0.13, 35.0, 0.9, 0.1
     pair = Saturation(8.0, 3.0, 1e-9, 2, gap, "ideal")
+    played = (pair, Spoil(), Recovery(recovery_s)) if recovery_s else (pair,)
     p = {"t1": t1, "t2": 0.06, "b0_ppm": 0.0, "b1_scale": 1.0, "semisolid.fraction": f,
          "semisolid.k_exchange": k, "semisolid.t2": 40e-6, "semisolid.offset_ppm": 0.0}  # fmt: skip
     p = {key: jnp.float64(v) for key, v in p.items()}
     maps = isar2.preparation_maps(
-        model_of(TWO), p, Protocol((Readout(90.0, 1, 0.0),), 123.2, (True,)), [(pair,)], None, 1
+        model_of(TWO), p, Protocol((Readout(90.0, 1, 0.0),), 123.2, (True,)), [played], None, 1
     )
     slope, constant = maps.ravel()
     w1, r2b = 42.5764 * 2 * np.pi * 3.0, 1 / 40e-6
@@ -506,10 +508,12 @@ def test_isar2_gap_is_exact_exchange(x64):
     shift = 2 * np.pi * 123.2 * 8.0
     psi = f * (1 - w1**2 / (w1**2 + k * (k + r2b)) * width / (width + shift**2))
     rates = np.array([[-1 / t1 - k * f, k], [k * f, -1 / t1 - k]])
-    moved = scipy.linalg.expm(rates * gap)
     for water in (1.0, 0.4, 0.0):
-        after = np.array([1, f]) + moved @ (water * np.array([1, psi]) - [1, f])
-        assert slope * water + constant == pytest.approx(after[0], abs=1e-6)
+        after = water
+        for wait in (gap, recovery_s):
+            moved = scipy.linalg.expm(rates * wait)
+            after = 1 + (moved @ (after * np.array([1, psi]) - [1, f]))[0]
+        assert slope * water + constant == pytest.approx(after, abs=1e-6)
 
 
 # --- the ISAR2 bias --------------------------------------------------------------------------

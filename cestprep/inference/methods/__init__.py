@@ -1,7 +1,8 @@
 """Estimation methods: one module each, found by its name; adding a method touches one file.
 
-A module offers ``TITLE`` and ``estimate(problem, observation, seed=0, progress=None)``, returning
-an `cestprep.inference.estimate.Estimate` for every voxel of the observation.
+A module offers ``TITLE``, ``INTERVAL`` (what its credible intervals are) and
+``estimate(problem, observation, seed=0, progress=None)``, returning an
+`cestprep.inference.estimate.Estimate` for every voxel of the observation.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ class Method(Protocol):
     """What a method's module offers."""
 
     TITLE: str
+    INTERVAL: str
 
     def estimate(
         self,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
 import numpy as np
 
 from cestprep.inference import least_squares
-from cestprep.inference.chunks import Progress, over_chunks, voxels_per_chunk
-from cestprep.inference.estimate import Estimate, Validity, high_nrmse, solver_code
+from cestprep.inference.chunks import Progress
+from cestprep.inference.estimate import Estimate, Validity
+from cestprep.inference.measured import CUT_GAUSSIAN, Measured
 from cestprep.inference.problem import InverseProblem, Observation
+from cestprep.inference.residual import fit_measured
 
 TITLE = "voxelwise bounded least squares (multi-start Levenberg-Marquardt)"
+INTERVAL = CUT_GAUSSIAN
 
 
 def estimate(
@@ -30,59 +32,14 @@ def estimate(
         carried through the linearised fit.
     """
     del seed
-    options = options or least_squares.Options()
-    dtype = jnp.zeros(()).dtype
-    fittable = np.all(np.isfinite(observation.data), axis=0) & (observation.data.max(axis=0) > 0)
-    peak = np.where(fittable, observation.data.max(axis=0), 1).astype(float)
-    data = np.where(fittable, observation.data / peak, 0).astype(dtype)  # any scale of the scanner
-    scales = np.asarray(problem.scale(jnp.asarray(data)))
-    fittable &= scales > 0
-    blank = Estimate.blank(
-        len(problem.free), data.shape[0], np.where(fittable, Validity.OK, Validity.NO_SIGNAL)
+    measured = Measured.of(problem, observation)
+    if not measured.count:
+        return measured.blank()
+    fit = fit_measured(measured, options or least_squares.Options(), progress)
+    return measured.finish(
+        fit.theta,
+        fit.covariance,
+        fit.fitted,
+        at_bound=fit.at_bound,
+        codes={Validity.NOT_CONVERGED: ~np.asarray(fit.converged)},
     )
-    if not fittable.any():
-        return blank
-    scale = scales[fittable]
-    normalised = data[:, fittable] / scale
-    chosen = observation.take(fittable)
-    size = voxels_per_chunk(problem, options.chunk_memory_mb, dtype)
-    fit = over_chunks(
-        lambda *chunk: least_squares.fit_chunk(problem, options, *chunk),
-        [normalised, chosen.known.astype(dtype), chosen.known_covariance.astype(dtype)],
-        min(size, -(-normalised.shape[1] // 16) * 16),
-        progress,
-    )
-    found = _assemble(fit, normalised, scale * peak[fittable], solver_code(problem.solver))
-    return blank.fill(fittable, found)
-
-
-def _assemble(
-    fit: least_squares.Fit, normalised: np.ndarray, scale: np.ndarray, solver: int
-) -> Estimate:
-    theta, covariance, fitted = (np.asarray(x) for x in (fit.theta, fit.covariance, fit.fitted))
-    failed = ~(np.isfinite(theta).all(axis=0) & np.isfinite(covariance).all(axis=(0, 1)))
-    theta, covariance, fitted = (np.where(failed, 0, x) for x in (theta, covariance, fitted))
-    converged, at_bound = np.asarray(fit.converged) & ~failed, np.asarray(fit.at_bound)
-    nrmse = _unit_norm_distance(fitted, normalised)
-    spread = normalised - normalised.mean(axis=0)
-    total = np.maximum(np.sum(spread**2, axis=0), np.finfo(normalised.dtype).tiny)
-    r_squared = np.maximum(1 - np.sum((normalised - fitted) ** 2, axis=0) / total, -1)
-    validity = np.full(nrmse.shape, Validity.OK, np.uint8)
-    validity[at_bound] = Validity.AT_BOUND
-    validity[high_nrmse(nrmse, converged) | (r_squared < 0)] = Validity.MISFIT
-    validity[~converged] = Validity.NOT_CONVERGED
-    return Estimate(
-        mean=theta,
-        covariance=covariance,
-        fitted=fitted * scale,
-        nrmse=nrmse,
-        r_squared=r_squared,
-        validity=validity,
-        solver=np.full(nrmse.shape, solver, np.uint8),
-    )
-
-
-def _unit_norm_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    a, b = (x / np.maximum(np.linalg.norm(x, axis=0), 1e-30) for x in (a, b))
-    distance: np.ndarray = np.linalg.norm(a - b, axis=0)
-    return distance

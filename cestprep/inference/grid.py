@@ -1,0 +1,549 @@
+"""Posterior of a voxel on a grid that is refined until it resolves the density.
+
+The prior is uniform in the box of the free parameters; the likelihood is that of
+`cestprep.inference.likelihood`, simulated exactly in every cell.  Only the derivatives in the known
+parameters, which vary slowly, are taken at a few Chebyshev nodes and interpolated.  A free scale
+``m0`` enters linearly and is integrated analytically.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from cestprep.inference import likelihood
+from cestprep.inference.chunks import Progress, over_chunks, voxels_per_chunk
+from cestprep.inference.likelihood import Metric, Voxels
+from cestprep.inference.problem import InverseProblem
+
+#: Cells per axis of the levels that look for the density, and of the last one, by dimensions.
+SEARCH_CELLS = {1: 200, 2: 24, 3: 12}
+FINAL_CELLS = {1: 10_000, 2: 100, 3: 30}
+#: Cells that must hold 95 % of the mass.
+FEWEST_CELLS = 400
+_NODES = 5
+_VOXELS_TOGETHER = 64
+_CELLS_TOGETHER = 500
+#: A cell this far below the best log-likelihood is outside the box of the next level.
+_DEPTH = 9.0
+_FEWEST_IN_BOX = {1: 3, 2: 9, 3: 27}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What is on the axes of a grid.
+
+    Attributes
+    ----------
+    problem : InverseProblem
+    cells : int
+        Per axis.
+    curved : bool
+        Axes are log(f k) and log k, along which a ridge of constant f k is straight, instead of
+        the parameters themselves.
+    """
+
+    problem: InverseProblem
+    cells: int
+    curved: bool = False
+
+    @property
+    def linear(self) -> int | None:
+        """Index of the parameter integrated analytically."""
+        names = [f.parameter for f in self.problem.free]
+        return names.index("m0") if "m0" in names else None
+
+    @property
+    def gridded(self) -> list[int]:
+        """Indices of the parameters on the axes."""
+        return [i for i in range(len(self.problem.free)) if i != self.linear]
+
+    @property
+    def dimensions(self) -> int:
+        """Number of axes."""
+        return len(self.gridded)
+
+
+class Density(NamedTuple):
+    """Posterior of one voxel, cells in C order.
+
+    Attributes
+    ----------
+    theta : Array, shape (p, cells)
+        Free parameters; an analytic scale at its mean given the others.
+    spread : Array, shape (cells,)
+        Variance of the analytic scale in a cell; 0 without one.
+    log_likelihood : Array, shape (cells,)
+        -inf outside the prior.
+    log_mass : Array, shape (cells,)
+        Of the posterior, not normalised.
+    """
+
+    theta: Array
+    spread: Array
+    log_likelihood: Array
+    log_mass: Array
+
+
+def curvable(problem: InverseProblem) -> bool:
+    """Whether the free parameters on the axes are one pool's fraction and rate, in this order."""
+    layout = Layout(problem, 1)
+    names = [problem.free[i].parameter for i in layout.gridded]
+    kinds = [name.rpartition(".")[2] for name in names]
+    return kinds == ["fraction", "k_exchange"] and len({n.rpartition(".")[0] for n in names}) == 1
+
+
+def _centres(cells: int, dimensions: int) -> np.ndarray:
+    """Cell centres in the unit box, shape (dimensions, cells ** dimensions)."""
+    axis = (np.arange(cells) + 0.5) / cells
+    mesh = np.meshgrid(*[axis] * dimensions, indexing="ij")
+    return np.stack([m.ravel() for m in mesh])
+
+
+def _interpolation(cells: int) -> tuple[np.ndarray, np.ndarray]:
+    """Chebyshev nodes in (0, 1) and the matrix (cells, nodes) from their values to the centres."""
+    nodes = 0.5 - 0.5 * np.cos(np.pi * (np.arange(_NODES) + 0.5) / _NODES)
+    centres = (np.arange(cells) + 0.5) / cells
+    matrix = np.ones((cells, _NODES))
+    for j in range(_NODES):
+        for m in range(_NODES):
+            if m != j:
+                matrix[:, j] *= (centres - nodes[m]) / (nodes[j] - nodes[m])
+    return nodes, matrix
+
+
+def _coordinates(layout: Layout, unit: Array, low: Array, high: Array) -> tuple[Array, Array]:
+    """Gridded parameters at places in the unit box, and the log of the volume element."""
+    x = low[:, None] + unit * (high - low)[:, None]
+    if not layout.curved:
+        return x, jnp.zeros_like(x[0])
+    return jnp.stack([jnp.exp(x[0] - x[1]), jnp.exp(x[1])]), x[0]
+
+
+def _full(layout: Layout, gridded: Array) -> Array:
+    """All free parameters, an analytic scale at the middle of its range."""
+    if layout.linear is None:
+        return gridded
+    middle = float(layout.problem.bounds[layout.linear].mean())
+    scale = jnp.full_like(gridded[0], middle)
+    return jnp.insert(gridded, layout.linear, scale, axis=0)
+
+
+def _nodes(layout: Layout, low: Array, high: Array, voxel: Voxels) -> Metric:
+    """Metric of one voxel at Chebyshev nodes of the box, node axes last."""
+    d = layout.dimensions
+    nodes, _ = _interpolation(layout.cells)
+    mesh = np.stack([m.ravel() for m in np.meshgrid(*[nodes] * d, indexing="ij")])
+    gridded, _ = _coordinates(layout, jnp.asarray(mesh, low.dtype), low, high)
+    many = Voxels(*(jnp.repeat(x[..., None], mesh.shape[1], axis=-1) for x in voxel))
+    carried = likelihood.carried(layout.problem, _full(layout, gridded), many)
+    found = likelihood.metric(carried, many.noise)
+    return Metric(*(x.reshape(*x.shape[:-1], *[_NODES] * d) for x in found))
+
+
+def _interpolated(nodes: Array, rows: Array, matrix: Array, dimensions: int) -> Array:
+    """Values ``(..., nodes, nodes)`` at some rows of the first axis and all cells of the others."""
+    lead = nodes.ndim - dimensions
+    values = jnp.moveaxis(jnp.tensordot(nodes, rows, axes=(lead, 1)), -1, lead)
+    for axis in range(lead + 1, values.ndim):
+        values = jnp.moveaxis(jnp.tensordot(values, matrix, axes=(axis, 1)), -1, axis)
+    return values.reshape(*values.shape[:lead], -1)
+
+
+def _density(layout: Layout, low: Array, high: Array, voxel: Voxels) -> Density:
+    """Posterior of one voxel in the cells of a box, some rows of cells at a time."""
+    dtype, d = low.dtype, layout.dimensions
+    matrix = jnp.asarray(_interpolation(layout.cells)[1], dtype)
+    rows = max(1, _CELLS_TOGETHER // layout.cells ** (d - 1))
+    while layout.cells % rows:
+        rows -= 1
+    blocks = layout.cells // rows
+    unit = jnp.asarray(_centres(layout.cells, d), dtype)
+    nodes = _nodes(layout, low, high, voxel)
+
+    def block(part: tuple[Array, Array]) -> Density:
+        unit, weights = part
+        metric = Metric(
+            voxel.noise,
+            _interpolated(nodes.along, weights, matrix, d),
+            _interpolated(nodes.log_determinant, weights, matrix, d),
+        )
+        return _cells(layout, unit, metric, low, high, voxel)
+
+    parts = (jnp.moveaxis(unit.reshape(d, blocks, -1), 1, 0), matrix.reshape(blocks, rows, -1))
+    found = jax.lax.map(block, parts)
+    return Density(
+        jnp.moveaxis(found.theta, 0, 1).reshape(found.theta.shape[1], -1),
+        *(x.reshape(-1) for x in found[1:]),
+    )
+
+
+def _cells(
+    layout: Layout, unit: Array, metric: Metric, low: Array, high: Array, voxel: Voxels
+) -> Density:
+    """Posterior in some cells of one voxel's box."""
+    gridded, log_element = _coordinates(layout, unit, low, high)
+    theta = _full(layout, gridded)
+    z = _predict(layout, theta, jnp.asarray(voxel.known))
+    residual = jnp.asarray(voxel.data)[:, None] - z
+    found = likelihood.log_likelihood(metric, residual)
+    spread = jnp.zeros_like(found)
+    if layout.linear is not None:
+        scale = _analytic_scale(layout, theta, z, residual, metric)
+        found = found + scale.log_gain
+        theta = theta.at[layout.linear].add(scale.shift)
+        spread = scale.variance
+    bounds = jnp.asarray(layout.problem.bounds[layout.gridded], low.dtype)
+    inside = jnp.all((gridded >= bounds[:, :1]) & (gridded <= bounds[:, 1:]), axis=0)
+    found = jnp.where(inside & jnp.isfinite(found), found, -jnp.inf)
+    return Density(theta, spread, found, found + log_element)
+
+
+def _predict(layout: Layout, theta: Array, known: Array) -> Array:
+    """Signals of many cells of one voxel, shape (n, cells), as many at a time as run fastest."""
+    size, count = voxels_per_chunk(layout.problem, None, theta.dtype), theta.shape[1]
+    blocks = -(-count // size)
+    padded = jnp.pad(theta, ((0, 0), (0, blocks * size - count)), mode="edge")
+    column = jnp.broadcast_to(known[:, None], (known.shape[0], size))
+    parts = jnp.moveaxis(padded.reshape(len(theta), blocks, size), 1, 0)
+    z = jax.lax.map(lambda part: layout.problem.predict(part, column), parts)
+    return jnp.moveaxis(z, 0, 1).reshape(z.shape[1], -1)[:, :count]
+
+
+class _Scale(NamedTuple):
+    shift: Array
+    variance: Array
+    log_gain: Array
+
+
+def _analytic_scale(
+    layout: Layout, theta: Array, z: Array, residual: Array, metric: Metric
+) -> _Scale:
+    """Integral over a free scale whose prior SD is the width of its range."""
+    assert layout.linear is not None
+    least, most = layout.problem.bounds[layout.linear]
+    width = float(most - least)
+    direction = z / theta[layout.linear] * width
+    along = likelihood.product(metric, direction, residual)
+    total = 1.0 + likelihood.product(metric, direction, direction)
+    gain = 0.5 * (along**2 / total - jnp.log(total))
+    return _Scale(width * along / total, width**2 / total, gain)
+
+
+class Box(NamedTuple):
+    """Where a grid lies, per voxel, in the coordinates of its axes; shapes (dimensions, V)."""
+
+    low: Array
+    high: Array
+
+
+def _next_box(layout: Layout, density: Density, low: Array, high: Array) -> tuple[Array, Array]:
+    """Box around the cells that matter, one cell wider on each side, in the same coordinates."""
+    d = layout.dimensions
+    kept = _kept(layout, density).reshape([layout.cells] * d)
+    lows, highs = [], []
+    for axis in range(d):
+        any_kept = jnp.any(kept, axis=tuple(a for a in range(d) if a != axis))
+        first = jnp.argmax(any_kept) - 1
+        last = layout.cells - jnp.argmax(any_kept[::-1]) + 1
+        edges = jnp.clip(jnp.stack([first, last]), 0, layout.cells) / layout.cells
+        span = high[axis] - low[axis]
+        lows.append(low[axis] + edges[0] * span)
+        highs.append(low[axis] + edges[1] * span)
+    return jnp.stack(lows), jnp.stack(highs)
+
+
+def _kept(layout: Layout, density: Density) -> Array:
+    fewest = _FEWEST_IN_BOX[layout.dimensions]
+    best = jax.lax.top_k(density.log_likelihood, fewest)[0]
+    depth = jnp.maximum(_DEPTH, best[0] - best[-1])
+    return density.log_likelihood >= best[0] - depth
+
+
+def _curved_box(layout: Layout, density: Density) -> tuple[Array, Array]:
+    """Box in log(f k) and log k around the cells that matter of a straight grid."""
+    kept = _kept(layout, density)
+    f, k = (jnp.maximum(density.theta[i], 1e-12) for i in layout.gridded)
+    x = jnp.stack([jnp.log(f * k), jnp.log(k)])
+    low = jnp.min(jnp.where(kept, x, jnp.inf), axis=1)
+    high = jnp.max(jnp.where(kept, x, -jnp.inf), axis=1)
+    margin = 0.1 * (high - low) + 0.05
+    return low - margin, high + margin
+
+
+class Summary(NamedTuple):
+    """Moments and intervals of a voxel's posterior, package units.
+
+    Attributes
+    ----------
+    mean : Array, shape (p,)
+    covariance : Array, shape (p, p)
+    lower, upper : Array, shape (p,)
+        Central 95 % intervals of the marginals.
+    best : Array, shape (p,)
+        Cell of highest likelihood.
+    log_evidence : Array
+        Of the normalised data under the uniform prior, less the constant of the noise.
+    cells_in_region : Array
+        Cells that hold the densest 95 % of the mass.
+    log_likelihood_95 : Array
+        Least log-likelihood inside the 95 % highest-density region.
+    at_bound : Array of bool
+        The best cell lies at the end of a range.
+    """
+
+    mean: Array
+    covariance: Array
+    lower: Array
+    upper: Array
+    best: Array
+    log_evidence: Array
+    cells_in_region: Array
+    log_likelihood_95: Array
+    at_bound: Array
+
+
+def summarize(layout: Layout, density: Density, low: Array, high: Array) -> Summary:
+    """Moments, intervals, evidence and highest-density region of one voxel."""
+    weight = jax.nn.softmax(density.log_mass)
+    mean = jnp.sum(density.theta * weight, axis=1)
+    away = density.theta - mean[:, None]
+    covariance = jnp.einsum("ic,jc,c->ij", away, away, weight)
+    if layout.linear is not None:
+        covariance = covariance.at[layout.linear, layout.linear].add(
+            jnp.sum(density.spread * weight)
+        )
+    order = jnp.argsort(-density.log_likelihood)
+    enclosed = jnp.cumsum(weight[order])
+    count = jnp.sum(enclosed < 0.95) + 1
+    bounds = layout.problem.bounds[layout.gridded]
+    cell = jnp.sum(jnp.log(high - low)) - layout.dimensions * np.log(layout.cells)
+    prior = float(np.sum(np.log(bounds[:, 1] - bounds[:, 0])))
+    lower, upper = _intervals(layout, density, weight, mean, covariance, low, high)
+    return Summary(
+        mean,
+        covariance,
+        lower,
+        upper,
+        density.theta[:, order[0]],
+        jax.scipy.special.logsumexp(density.log_mass) + cell - prior,
+        count,
+        density.log_likelihood[order[jnp.minimum(count - 1, order.size - 1)]],
+        _at_bound(layout, density.theta[:, order[0]], low, high),
+    )
+
+
+def _at_bound(layout: Layout, best: Array, low: Array, high: Array) -> Array:
+    bounds = jnp.asarray(layout.problem.bounds[layout.gridded], best.dtype)
+    reach = 1e-3 * (bounds[:, 1] - bounds[:, 0])
+    if not layout.curved:
+        reach = jnp.maximum(reach, 0.6 * (high - low) / layout.cells)
+    here = best[jnp.array(layout.gridded)]
+    return jnp.any((here < bounds[:, 0] + reach) | (here > bounds[:, 1] - reach))
+
+
+def _intervals(
+    layout: Layout,
+    density: Density,
+    weight: Array,
+    mean: Array,
+    covariance: Array,
+    low: Array,
+    high: Array,
+) -> tuple[Array, Array]:
+    """Central 95 % intervals; of an analytic scale, from its moments."""
+    tails = jnp.asarray([0.025, 0.975], weight.dtype)
+    d = layout.dimensions
+    ends = []
+    for i in range(mean.shape[0]):
+        if i == layout.linear:
+            sd = jnp.sqrt(covariance[i, i])
+            ends.append(mean[i] + jnp.asarray([-1.96, 1.96], weight.dtype) * sd)
+        elif layout.curved:
+            order = jnp.argsort(density.theta[i])
+            middle = jnp.cumsum(weight[order]) - 0.5 * weight[order]
+            ends.append(jnp.interp(tails, middle, density.theta[i][order]))
+        else:
+            axis = layout.gridded.index(i)
+            shape = [layout.cells] * d
+            margin = jnp.sum(weight.reshape(shape), axis=tuple(a for a in range(d) if a != axis))
+            cumulated = jnp.concatenate([jnp.zeros(1, weight.dtype), jnp.cumsum(margin)])
+            edges = jnp.linspace(low[axis], high[axis], layout.cells + 1)
+            ends.append(jnp.interp(tails, cumulated, edges))
+    both = jnp.stack(ends)
+    return both[:, 0], both[:, 1]
+
+
+class Level(NamedTuple):
+    """Result of one grid for a chunk of voxels; arrays end in (V,)."""
+
+    summary: Summary
+    next_box: Box
+    curved_box: Box
+
+
+@partial(jax.jit, static_argnames=("layout",))
+def level(layout: Layout, box: Box, voxels: Voxels) -> Level:
+    """Evaluate the grids of a chunk of voxels, one after the other."""
+
+    def one(item: tuple[Box, Voxels]) -> Level:
+        (low, high), voxel = item
+        density = _density(layout, low, high, voxel)
+        curved = (low, high)
+        if not layout.curved and curvable(layout.problem):
+            curved = _curved_box(layout, density)
+        return Level(
+            summarize(layout, density, low, high),
+            Box(*_next_box(layout, density, low, high)),
+            Box(*curved),
+        )
+
+    first = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (box, voxels))
+    last: Level = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), jax.lax.map(one, first))
+    return last
+
+
+@partial(jax.jit, static_argnames=("layout",))
+def mass_above(layout: Layout, box: Box, voxels: Voxels, theta: Array) -> Array:
+    """Posterior mass that is denser than at given parameters, shape (V,).
+
+    Uniform over truths drawn from the prior if the posterior is calibrated; the highest-density
+    region of level c holds the truth where this is below c.
+
+    Parameters
+    ----------
+    theta : Array, shape (p, V)
+    """
+
+    def one(item: tuple[Box, Voxels, Array]) -> Array:
+        (low, high), voxel, point = item
+        density = _density(layout, low, high, voxel)
+        here = _at(layout, point, voxel)
+        weight = jax.nn.softmax(density.log_mass)
+        return jnp.sum(jnp.where(density.log_likelihood > here, weight, 0.0))
+
+    first = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (box, voxels, theta))
+    mass: Array = jax.lax.map(one, first)
+    return mass
+
+
+def _at(layout: Layout, theta: Array, voxel: Voxels) -> Array:
+    """Log-likelihood of one voxel at given parameters, an analytic scale integrated."""
+    alone = Voxels(*(x[..., None] for x in voxel))
+    point = _full(layout, theta[jnp.array(layout.gridded)][:, None])
+    z = layout.problem.predict(point, alone.known)
+    metric = likelihood.metric(likelihood.carried(layout.problem, point, alone), alone.noise)
+    residual = alone.data - z
+    found = likelihood.log_likelihood(metric, residual)
+    if layout.linear is not None:
+        found = found + _analytic_scale(layout, point, z, residual, metric).log_gain
+    return found[0]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Found:
+    """Posterior of many voxels on their final grids; arrays end in (V,).
+
+    Attributes
+    ----------
+    summary : Summary
+    fitted : ndarray, shape (n, V)
+        Signal at the posterior mean.
+    low, high : ndarray, shape (dimensions, V)
+        Box of the final grid, in the coordinates of its axes.
+    curved : ndarray of bool, shape (V,)
+        Which axes it has.
+    curved_low, curved_high : ndarray, shape (dimensions, V)
+        Where to look along log(f k) and log k.
+    """
+
+    summary: Summary
+    fitted: Array
+    low: Array
+    high: Array
+    curved: Array
+    curved_low: Array
+    curved_high: Array
+
+    @property
+    def thin(self) -> np.ndarray:
+        """Voxels whose 95 % region holds fewer than `FEWEST_CELLS` cells."""
+        return np.asarray(self.summary.cells_in_region) < FEWEST_CELLS
+
+
+def explore(problem: InverseProblem, voxels: Voxels, box: Box | None = None) -> Found:
+    """Posterior of a chunk of voxels on grids zoomed in on the mass.
+
+    Parameters
+    ----------
+    problem : InverseProblem
+    voxels : Voxels
+    box : Box, optional
+        Where to begin along log(f k) and log k; without it the grid has the parameters on its
+        axes and begins with the whole prior.
+
+    Raises
+    ------
+    ValueError
+        If more than three parameters would be on the axes.
+    """
+    curved, plain = box is not None, Layout(problem, 1)
+    d, count = plain.dimensions, voxels.data.shape[1]
+    if d not in FINAL_CELLS:
+        raise ValueError(f"a grid has at most three axes, {d} parameters are free")
+    search = Layout(problem, SEARCH_CELLS[d], curved)
+    if box is None:
+        bounds = jnp.asarray(problem.bounds[plain.gridded], voxels.data.dtype)
+        box = Box(*(jnp.broadcast_to(b[:, None], (d, count)) for b in bounds.T))
+    for _ in range(2):
+        box = level(search, box, voxels).next_box
+    end = level(Layout(problem, FINAL_CELLS[d], curved), box, voxels)
+    fitted = _fitted(problem, end.summary.mean, voxels.known)
+    bent, kind = end.curved_box, jnp.full(count, curved)
+    return Found(end.summary, fitted, box.low, box.high, kind, bent.low, bent.high)
+
+
+_fitted = jax.jit(lambda problem, theta, known: problem.predict(theta, known), static_argnums=0)
+
+
+def explore_all(problem: InverseProblem, voxels: Voxels, progress: Progress | None = None) -> Found:
+    """Posteriors of any number of voxels; those too thin for straight axes on curved ones.
+
+    Where `FEWEST_CELLS` cells are not reached on either, the better of the two stands.
+    """
+    found = _explore_chunks(problem, voxels, None, progress)
+    if not (curvable(problem) and found.thin.any()):
+        return found
+    thin = np.flatnonzero(found.thin)
+    some = Voxels(*(x[..., thin] for x in voxels))
+    box = Box(found.curved_low[:, thin], found.curved_high[:, thin])
+    again = _explore_chunks(problem, some, box, None)
+    better = again.summary.cells_in_region > found.summary.cells_in_region[thin]
+
+    def merge(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+        merged = old.copy()
+        merged[..., thin[better]] = new[..., better]
+        return merged
+
+    merged: Found = jax.tree.map(merge, found, again)
+    return merged
+
+
+def _explore_chunks(
+    problem: InverseProblem, voxels: Voxels, box: Box | None, progress: Progress | None
+) -> Found:
+    size = min(_VOXELS_TOGETHER, voxels.data.shape[1])
+    corners = [] if box is None else list(box)
+
+    def run(*chunk: Any) -> Found:
+        return explore(problem, Voxels(*chunk[:4]), Box(*chunk[4:]) if corners else None)
+
+    found: Found = over_chunks(run, [*voxels, *corners], size, progress)
+    return found

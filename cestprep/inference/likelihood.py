@@ -1,0 +1,96 @@
+"""Gaussian likelihood of a voxel whose known parameters are uncertain themselves.
+
+Errors of known parameters (T1, B0, an earlier stage's estimates) enter linearly: the residual has
+covariance s^2 I + K K^T, where K holds the signal's derivatives in the known parameters times a
+factor of their covariance.  K has few columns, so determinant and quadratic form need matrices of
+that size only (Woodbury).  Where the scale of the signal is taken out, residuals are those of
+scaled signals, and the noise is the measured one over the same scale.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from cestprep.inference import linalg
+from cestprep.inference.problem import InverseProblem
+
+
+class Voxels(NamedTuple):
+    """Voxels as the posterior methods see them, voxels last; on the host as NumPy arrays.
+
+    Attributes
+    ----------
+    data : Array, shape (n, V)
+        Normalised by the problem.
+    known : Array, shape (q, V)
+    factor : Array, shape (q, q, V)
+        Lower factor of the covariance of ``known``.
+    noise : Array, shape (V,)
+        SD of one volume over the voxel's scale.
+    """
+
+    data: Array
+    known: Array
+    factor: Array
+    noise: Array
+
+
+class Metric(NamedTuple):
+    """Inverse of s^2 I + K K^T, as (I - W^T W) / s^2.
+
+    Attributes
+    ----------
+    noise : Array, shape (...)
+        s.
+    along : Array, shape (q, n, ...)
+        W: the directions of carried errors, shortened.
+    log_determinant : Array, shape (...)
+        Of I + K K^T / s^2.
+    """
+
+    noise: Array
+    along: Array
+    log_determinant: Array
+
+
+def carried(problem: InverseProblem, theta: Array, voxels: Voxels) -> Array:
+    """Signal changes K that one SD of each known parameter causes, shape (q, n, V)."""
+    tangents = problem.known_tangents(theta, jnp.asarray(voxels.known))
+    return jnp.einsum("qnv,qrv->rnv", tangents, voxels.factor)
+
+
+def metric(carried: Array, noise: Array) -> Metric:
+    """Metric of residuals with carried errors ``(q, n, ...)`` and noise ``(...)``."""
+    q = carried.shape[0]
+    if not q:
+        return Metric(noise, carried, jnp.zeros_like(noise))
+    white = carried / noise
+    gram = [[jnp.sum(white[i] * white[j], axis=0) for j in range(q)] for i in range(q)]
+    eye = jnp.eye(q, dtype=carried.dtype).reshape(q, q, *[1] * noise.ndim)
+    lower = linalg.cholesky(eye + jnp.stack([jnp.stack(row) for row in gram]))
+    diagonal = jnp.stack([lower[i, i] for i in range(q)])
+    return Metric(noise, linalg.solve_lower(lower, white), 2.0 * jnp.sum(jnp.log(diagonal), axis=0))
+
+
+def product(metric: Metric, a: Array, b: Array) -> Array:
+    """Inner product of vectors ``(n, ...)``."""
+    plain = jnp.sum(a * b, axis=0)
+    for direction in metric.along:
+        plain = plain - jnp.sum(direction * a, axis=0) * jnp.sum(direction * b, axis=0)
+    return plain / metric.noise**2
+
+
+def log_likelihood(metric: Metric, residual: Array) -> Array:
+    """Logarithm of the Gaussian density of residuals ``(n, ...)``, without its constant."""
+    return -0.5 * (product(metric, residual, residual) + metric.log_determinant)
+
+
+def information(metric: Metric, jacobian: Array, residual: Array) -> tuple[Array, Array]:
+    """Fisher information ``(p, p, ...)`` and gradient ``(p, ...)`` of half the squared distance."""
+    rows = range(jacobian.shape[0])
+    fisher = [[product(metric, jacobian[i], jacobian[j]) for j in rows] for i in rows]
+    gradient = jnp.stack([product(metric, jacobian[i], residual) for i in rows])
+    return jnp.stack([jnp.stack(row) for row in fisher]), gradient

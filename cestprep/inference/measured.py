@@ -1,0 +1,178 @@
+"""From an observation to the voxels a method works on, and from its numbers to an estimate.
+
+What all methods share: which voxels carry signal, scaling, fidelity, intervals and validity codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from scipy.special import ndtri
+
+from cestprep.inference.estimate import Estimate, Validity, high_nrmse, solver_code
+from cestprep.inference.problem import InverseProblem, Observation
+
+CREDIBLE_LEVEL = 0.95
+GAUSSIAN_QUANTILE = float(ndtri(0.5 + CREDIBLE_LEVEL / 2))
+Values: TypeAlias = np.ndarray | Array
+#: What the intervals are where a method gives moments only.
+CUT_GAUSSIAN = "Gaussian, cut at the bounds; the whole range where a parameter lies at its bound"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Voxels of an observation that carry signal, in the arithmetic of JAX.
+
+    Attributes
+    ----------
+    problem : InverseProblem
+    fittable : ndarray of bool, shape (V,)
+        Finite, with positive signal; the other attributes hold these voxels only.
+    data : ndarray, shape (n, F)
+        Normalised by the problem.
+    known : ndarray, shape (q, F)
+    known_covariance : ndarray, shape (q, q, F)
+    scale : ndarray, shape (F,)
+        By which the measured signal was divided.
+    noise : ndarray, shape (F,), or None
+        SD of one volume over ``scale``, where a source independent of the fit is known.
+    """
+
+    problem: InverseProblem
+    fittable: np.ndarray
+    data: np.ndarray
+    known: np.ndarray
+    known_covariance: np.ndarray
+    scale: np.ndarray
+    noise: np.ndarray | None
+
+    @classmethod
+    def of(cls, problem: InverseProblem, observation: Observation) -> Measured:
+        """The voxels of an observation."""
+        dtype = jnp.zeros(()).dtype
+        measured = observation.data
+        fittable = np.all(np.isfinite(measured), axis=0) & (measured.max(axis=0) > 0)
+        peak = np.where(fittable, measured.max(axis=0), 1).astype(float)
+        data = np.where(fittable, measured / peak, 0).astype(dtype)  # any scale of the scanner
+        scales = np.asarray(problem.scale(jnp.asarray(data)))
+        fittable = fittable & (scales > 0)
+        chosen = observation.take(fittable)
+        scale = scales[fittable]
+        total = scale * peak[fittable]
+        noise = None if chosen.noise_sd is None else (chosen.noise_sd / total).astype(dtype)
+        return cls(
+            problem,
+            fittable,
+            data[:, fittable] / scale,
+            chosen.known.astype(dtype),
+            chosen.known_covariance.astype(dtype),
+            total,
+            noise,
+        )
+
+    @property
+    def count(self) -> int:
+        """Number of voxels that carry signal."""
+        return int(self.fittable.sum())
+
+    def take(self, voxels: np.ndarray) -> Measured:
+        """Some of the voxels that carry signal, by index."""
+        fittable = np.zeros(self.fittable.shape, bool)
+        fittable[np.flatnonzero(self.fittable)[voxels]] = True
+        return Measured(
+            self.problem,
+            fittable,
+            self.data[:, voxels],
+            self.known[:, voxels],
+            self.known_covariance[:, :, voxels],
+            self.scale[voxels],
+            None if self.noise is None else self.noise[voxels],
+        )
+
+    def blank(self) -> Estimate:
+        """Nothing estimated yet in any voxel of the observation."""
+        codes = np.where(self.fittable, Validity.OK, Validity.NO_SIGNAL)
+        return Estimate.blank(len(self.problem.free), self.problem.protocol.n_volumes, codes)
+
+    def finish(
+        self,
+        theta: Values,
+        covariance: Values,
+        fitted: Values,
+        *,
+        at_bound: Values,
+        interval: tuple[Values, Values] | None = None,
+        codes: Mapping[Validity, Values] | None = None,
+    ) -> Estimate:
+        """Estimate of all voxels of the observation.
+
+        Parameters
+        ----------
+        theta : ndarray, shape (p, F)
+        covariance : ndarray, shape (p, p, F)
+        fitted : ndarray, shape (n, F)
+            Model signal on the scale of ``data``.
+        at_bound : ndarray of bool, shape (F,)
+        interval : pair of ndarray, shape (p, F), optional
+            Central 95 % intervals; else those of a Gaussian, cut off at the bounds, all of the
+            range for voxels at a bound.
+        codes : mapping of Validity to ndarray of bool, optional
+            Further findings, the first that is true counting most.
+        """
+        theta, covariance, fitted = (np.asarray(x) for x in (theta, covariance, fitted))
+        failed: Any = ~(np.isfinite(theta).all(axis=0) & np.isfinite(covariance).all(axis=(0, 1)))
+        failed |= ~np.isfinite(fitted).all(axis=0)
+        theta, covariance, fitted = (np.where(failed, 0, x) for x in (theta, covariance, fitted))
+        found: dict[Validity, np.ndarray] = {Validity.NOT_CONVERGED: failed}
+        for code, voxels in (codes or {}).items():
+            found[code] = np.logical_or(found.get(code, failed & False), voxels)
+        nrmse = unit_norm_distance(fitted, self.data)
+        r_squared = _r_squared(fitted, self.data)
+        if Validity.MISFIT not in found:
+            found[Validity.MISFIT] = high_nrmse(nrmse, ~found[Validity.NOT_CONVERGED])
+        found[Validity.MISFIT] = found[Validity.MISFIT] | (r_squared < 0)
+        found[Validity.AT_BOUND] = np.asarray(at_bound)
+        validity = np.full(nrmse.shape, Validity.OK, np.uint8)
+        for code, voxels in reversed(list(found.items())):
+            validity[voxels] = code
+        lower, upper = interval or self._gaussian_interval(theta, covariance, np.asarray(at_bound))
+        part = Estimate(
+            mean=theta,
+            covariance=covariance,
+            lower=np.where(failed, 0, lower),
+            upper=np.where(failed, 0, upper),
+            fitted=fitted * self.scale,
+            nrmse=nrmse,
+            r_squared=r_squared,
+            validity=validity,
+            solver=np.full(nrmse.shape, solver_code(self.problem.solver), np.uint8),
+        )
+        return self.blank().fill(self.fittable, part)
+
+    def _gaussian_interval(
+        self, theta: np.ndarray, covariance: np.ndarray, at_bound: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        reach = GAUSSIAN_QUANTILE * np.sqrt(np.einsum("iiv->iv", covariance))
+        low, high = self.problem.bounds.T[:, :, None]
+        lower = np.where(at_bound, low, np.maximum(theta - reach, low))
+        upper = np.where(at_bound, high, np.minimum(theta + reach, high))
+        return lower, upper
+
+
+def unit_norm_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Distance of signals scaled to unit norm each, shape (V,) of (n, V)."""
+    a, b = (x / np.maximum(np.linalg.norm(x, axis=0), 1e-30) for x in (a, b))
+    distance: np.ndarray = np.linalg.norm(a - b, axis=0)
+    return distance
+
+
+def _r_squared(fitted: np.ndarray, data: np.ndarray) -> np.ndarray:
+    spread = data - data.mean(axis=0)
+    total = np.maximum(np.sum(spread**2, axis=0), np.finfo(data.dtype).tiny)
+    r_squared: np.ndarray = np.maximum(1 - np.sum((data - fitted) ** 2, axis=0) / total, -1)
+    return r_squared
