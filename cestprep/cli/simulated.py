@@ -376,14 +376,14 @@ def figure_of(
     finite = np.isfinite(ppm)
     shown = finite & (np.abs(ppm) <= _FAR * np.median(np.abs(ppm[finite])))
     line: dict[str, Any] = {"marker": "o", "ms": 2.5, "lw": 1.2, "color": "#1d3557"}
-    title = f"{problem.sequence_file.stem}, {solver}"
+    title = f"{problem.sequence_file.stem}\n{solver}"
     if _is_spectrum(problem, ppm[shown]):
         order = np.argsort(ppm[shown])
         axis.plot(ppm[shown][order], mz[shown][order], **line)
         axis.invert_xaxis()
         axis.set_xlabel(f"offset (ppm of {problem.offset_mhz:.6g} MHz)")
         left = int(ppm.size - shown.sum())
-        title += f" ({left} of {ppm.size} volumes further out, not shown)" if left else ""
+        title += f"; {left} of {ppm.size} volumes further out, not shown" if left else ""
     else:
         axis.plot(np.arange(1, mz.size + 1), mz, **line)
         axis.set_xlabel("volume")

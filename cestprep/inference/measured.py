@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -58,8 +59,11 @@ class Measured:
         measured = observation.data
         fittable = np.all(np.isfinite(measured), axis=0) & (measured.max(axis=0) > 0)
         peak = np.where(fittable, measured.max(axis=0), 1).astype(float)
-        data = np.where(fittable, measured / peak, 0).astype(dtype)  # any scale of the scanner
-        scales = np.asarray(problem.scale(jnp.asarray(data)))
+        relative = np.where(fittable, measured / peak, 0)  # any scale of the scanner
+        with jax.enable_x64(
+            True
+        ):  # how a sum in float32 rounds depends on how many voxels there are
+            scales = np.asarray(problem.scale(jnp.asarray(relative)))
         fittable = fittable & (scales > 0)
         chosen = observation.take(fittable)
         scale = scales[fittable]
@@ -68,7 +72,7 @@ class Measured:
         return cls(
             problem,
             fittable,
-            data[:, fittable] / scale,
+            (relative[:, fittable] / scale).astype(dtype),
             chosen.known.astype(dtype),
             chosen.known_covariance.astype(dtype),
             total,

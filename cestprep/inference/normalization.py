@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cestprep.inference import methods
 from cestprep.inference.estimate import Estimate
 from cestprep.inference.methods import Method
 from cestprep.inference.problem import InverseProblem, Observation
@@ -47,6 +48,8 @@ def compare_normalizations(
 ) -> Comparison | None:
     """Estimate some valid voxels again under the other normalisation.
 
+    Where the method would train a network for it, both are estimated by ``voxelwise``.
+
     Parameters
     ----------
     problem, observation, estimate
@@ -62,17 +65,16 @@ def compare_normalizations(
         return None
     count = min(most_voxels, valid.size)
     chosen = valid[np.linspace(0, valid.size - 1, count).round().astype(int)]
-    again = estimate_voxels(
-        method,
-        dataclasses.replace(problem, normalization=other),
-        observation.take(chosen),
-        seed,
-    )
-    both = again.valid
+    some, found = observation.take(chosen), estimate.take(chosen)
+    if hasattr(method, "learn"):  # training again would take longer than the comparison is worth
+        method = methods.load("voxelwise")
+        found = estimate_voxels(method, problem, some, seed)
+    again = estimate_voxels(method, dataclasses.replace(problem, normalization=other), some, seed)
+    both = again.valid & found.valid
     if not both.any():
         return None
     medians: dict[str, list[float]] = {
-        problem.normalization: np.median(estimate.mean[:, chosen[both]], axis=1).tolist(),
+        problem.normalization: np.median(found.mean[:, both], axis=1).tolist(),
         other: np.median(again.mean[:, both], axis=1).tolist(),
     }
     return Comparison(int(both.sum()), medians)

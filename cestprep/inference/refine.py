@@ -123,7 +123,7 @@ def _to_mode(
     return end
 
 
-def _nodes(p: int) -> tuple[np.ndarray, np.ndarray]:
+def gaussian_nodes(p: int) -> tuple[np.ndarray, np.ndarray]:
     """Nodes (p, m) and weights (m,) for a standard normal density in p dimensions."""
     x, w = np.polynomial.hermite_e.hermegauss(_NODES_PER_AXIS[p])
     mesh = np.meshgrid(*[x] * p, indexing="ij")
@@ -143,7 +143,7 @@ def _moments(
     problem: InverseProblem, mean: Array, factor: Array, voxels: Voxels, metric: Metric
 ) -> _Moments:
     """Moments of the density at the nodes of a Gaussian of given mean and factor."""
-    z, w = (jnp.asarray(x, mean.dtype) for x in _nodes(mean.shape[0]))
+    z, w = (jnp.asarray(x, mean.dtype) for x in gaussian_nodes(mean.shape[0]))
     known = jnp.asarray(voxels.known)
 
     def log_density(node: Array) -> tuple[Array, Array]:
@@ -156,17 +156,17 @@ def _moments(
     density, u = jax.lax.map(log_density, z.T)  # (m, V), (m, p, V)
     ratio = density + 0.5 * jnp.sum(z**2, axis=0)[:, None]  # over the widened Gaussian
     weight = jax.nn.softmax(ratio + jnp.log(w)[:, None], axis=0)
-    u_mean, u_covariance = _weighted(u, weight)
+    u_mean, u_covariance = weighted(u, weight)
     u_factor = linalg.cholesky(u_covariance + 1e-8 * linalg.diagonal(jnp.ones_like(u_mean)))
     theta = jax.vmap(partial(unconstrained.to_theta, problem))(u)
     white = jax.vmap(lambda x: linalg.solve_lower(u_factor, x - u_mean))(u)
     log_ratio = density + 0.5 * jnp.sum(white**2, axis=1)
     centre = jnp.sum(weight * log_ratio, axis=0)
     departure = jnp.sqrt(jnp.sum(weight * (log_ratio - centre) ** 2, axis=0))
-    return _Moments(u_mean, u_factor, *_weighted(theta, weight), departure)
+    return _Moments(u_mean, u_factor, *weighted(theta, weight), departure)
 
 
-def _weighted(values: Array, weight: Array) -> tuple[Array, Array]:
+def weighted(values: Array, weight: Array) -> tuple[Array, Array]:
     """Mean (p, V) and covariance (p, p, V) of values (m, p, V) with weights (m, V)."""
     mean = jnp.einsum("mpv,mv->pv", values, weight)
     away = values - mean

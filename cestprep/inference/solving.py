@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -69,9 +70,19 @@ def estimate(
         if progress is not None:
             progress(before + done, n_voxels)
 
+    learn = getattr(method, "learn", None)
+    known: dict[str, Any] = {}
+    if learn is not None and parts:  # one network for all, with the solver of most voxels
+        most = max(parts, key=lambda part: part[1].sum())[0]
+        chosen_problem = dataclasses.replace(problem, solver=most)
+        known = {"learned": learn(chosen_problem, observation, seed, progress)}
     for name, voxels in parts:
         part = method.estimate(
-            dataclasses.replace(problem, solver=name), observation.take(voxels), seed, advance
+            dataclasses.replace(problem, solver=name),
+            observation.take(voxels),
+            seed,
+            advance,
+            **known,
         )
         result = result.fill(voxels, part)
         before += int(voxels.sum())

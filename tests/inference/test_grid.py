@@ -69,7 +69,7 @@ def test_interpolated_metric_and_zoom_agree_with_brute_force(drawn, found):
         centre = np.asarray(posterior.summary.mean)[:, v]
         sd = np.sqrt(np.einsum("iiv->iv", posterior.summary.covariance))[:, v]
         axes = [np.linspace(max(low[i], centre[i] - 6 * sd[i]), min(high[i], centre[i] + 6 * sd[i]),
-                            161) for i in range(2)]  # fmt: skip
+                            81) for i in range(2)]  # fmt: skip
         theta = np.stack([m.ravel() for m in np.meshgrid(*axes, indexing="ij")]).astype(np.float32)
         many = Voxels(*(np.repeat(x[..., v, None], theta.shape[1], axis=-1) for x in voxels))
         residual = many.data - problem.predict(theta, many.known)
@@ -107,6 +107,7 @@ def test_regions_hold_the_truth_as_often_as_they_say(drawn, found):
 
 def test_ignoring_errors_of_the_maps_is_overconfident(drawn, found):
     problem, truth, observation = drawn
+    observation, truth = observation.take(np.arange(96)), truth[:, :96]
     exact = dataclasses.replace(
         observation, known_covariance=np.zeros_like(observation.known_covariance)
     )

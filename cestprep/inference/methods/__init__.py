@@ -2,14 +2,15 @@
 
 A module offers ``TITLE``, ``INTERVAL`` (what its credible intervals are) and
 ``estimate(problem, observation, seed=0, progress=None)``, returning an
-`cestprep.inference.estimate.Estimate` for every voxel of the observation.
+`cestprep.inference.estimate.Estimate` for every voxel of the observation.  One that trains also
+offers ``learn``, with the same arguments, whose result ``estimate`` takes as ``learned``.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from cestprep.inference.chunks import Progress
 from cestprep.inference.estimate import Estimate
@@ -28,6 +29,7 @@ class Method(Protocol):
         observation: Observation,
         seed: int = 0,
         progress: Progress | None = None,
+        **learned: Any,
     ) -> Estimate:
         """Estimate all voxels of an observation."""
         ...

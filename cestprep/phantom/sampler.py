@@ -1,0 +1,43 @@
+"""Draws of tissue parameters and of what is known about voxels, for training and calibration."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cestprep.inference.likelihood import Voxels
+from cestprep.inference.problem import InverseProblem
+
+#: Known values of a draw are those of one voxel plus this much of the difference of two others.
+_MIXED = 0.3
+#: SD of the logarithm by which noise levels are varied.
+_NOISE_SPREAD = 0.3
+
+
+def draw_prior(problem: InverseProblem, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Free parameters from the recipe's uniform prior, package units, shape (p, count)."""
+    low, high = problem.bounds.T[:, :, None]
+    drawn: np.ndarray = low + (high - low) * rng.random((len(problem.free), count))
+    return drawn
+
+
+def draw_voxels(voxels: Voxels, count: int, rng: np.random.Generator) -> Voxels:
+    """Voxels like those given, without data: known values, their errors and noise levels.
+
+    Joint distributions are kept (a voxel's T1, T2 and B1 go together) and somewhat widened, so
+    that a network also meets what lies between and a little beyond.
+    """
+    known = np.asarray(voxels.known)
+    first, second, third = rng.integers(known.shape[1], size=(3, count))
+    mixed = known[:, first] + _MIXED * (known[:, second] - known[:, third])
+    least = 0.7 * known.min(axis=1, keepdims=True)
+    mixed = np.where(known.min(axis=1, keepdims=True) > 0, np.maximum(mixed, least), mixed)
+    noise = np.asarray(voxels.noise)[first] * np.exp(_NOISE_SPREAD * rng.standard_normal(count))
+    parts = [np.zeros((voxels.data.shape[0], count)), mixed, voxels.factor[:, :, first], noise]
+    return Voxels(*(np.asarray(x, known.dtype) for x in parts))  # type: ignore[arg-type]
+
+
+def draw_truth(voxels: Voxels, rng: np.random.Generator) -> np.ndarray:
+    """True known parameters given their measured values and errors, shape (q, V)."""
+    drawn = rng.standard_normal(voxels.known.shape)
+    truth: np.ndarray = voxels.known + np.einsum("qrv,rv->qv", np.asarray(voxels.factor), drawn)
+    return truth.astype(np.asarray(voxels.known).dtype)
