@@ -276,6 +276,7 @@ def table_of(offsets: Sequence[float], mz: np.ndarray) -> str:
 def sidecar_of(problem: Problem, computing: Computing, trains: Sequence[Train]) -> dict[str, Any]:
     """What the table is, and what it was computed from."""
     from cestprep.physics.pools import parameter_unit
+    from cestprep.physics.pulseq_protocol import prepared
 
     pools, conventions = problem.pools, problem.conventions
     return {
@@ -319,7 +320,10 @@ def sidecar_of(problem: Problem, computing: Computing, trains: Sequence[Train]) 
         },
         "Trains": [_train_fields(train) for train in trains],
         "Notes": list(pools.notes),
-        "Volumes": [_volume_fields(problem, i) for i in range(problem.played.n_volumes)],
+        "Volumes": [
+            _volume_fields(volume, train)
+            for volume, train in zip(problem.played.volumes, prepared(problem.played), strict=True)
+        ],
         "Warnings": _warnings(problem, computing, trains),
         "GeneratedBy": {"Name": "cestprep", "Version": __version__},
     }
@@ -347,11 +351,8 @@ def _ends(values: Sequence[float]) -> list[float]:
     return [round(min(values), 6), round(max(values), 6)]
 
 
-def _volume_fields(problem: Problem, index: int) -> dict[str, Any]:
+def _volume_fields(volume: Volume, train: Prepared) -> dict[str, Any]:
     """What a row of the table was measured with: s, ppm, uT; the wait is before its RF."""
-    from cestprep.physics.pulseq_protocol import prepared
-
-    volume, train = problem.played.volumes[index], prepared(problem.played)[index]
     fields: dict[str, Any] = {"RecoveryTime": round(volume.recovery_s, 9)}
     if train.n_pulses:
         fields |= {

@@ -12,7 +12,7 @@ from jax import Array
 from cestprep.inference import likelihood, linalg, unconstrained
 from cestprep.inference.chunks import Progress, over_chunks, voxels_per_chunk
 from cestprep.inference.likelihood import Metric, Voxels
-from cestprep.inference.network import Network, features
+from cestprep.inference.network import Network, predict
 from cestprep.inference.problem import InverseProblem
 from cestprep.inference.training import Loss
 from cestprep.phantom import sampler
@@ -74,11 +74,6 @@ def measurements(problem: InverseProblem, voxels: Voxels, u: Array) -> Measureme
     return Measurements(voxels, over_chunks(jax.jit(along), [*voxels, np.asarray(u)], size))
 
 
-def _predicted(network: Network, voxels: Voxels) -> tuple[Array, Array]:
-    answer: tuple[Array, Array] = jax.vmap(network, in_axes=-1, out_axes=-1)(features(voxels))
-    return answer
-
-
 def _log_scale(factor: Array) -> Array:
     """Half the logarithm of the determinant of covariances, by their factors."""
     return sum((jnp.log(factor[i, i]) for i in range(factor.shape[0])), jnp.zeros(factor.shape[2:]))
@@ -97,7 +92,7 @@ def truth_loss(problem: InverseProblem, batch: int) -> Loss:
         voxels = Voxels(*(x[..., index] for x in data.voxels))
         scale = problem.scale(clean)
         noisy = clean + voxels.noise * scale * jax.random.normal(drawn, clean.shape)
-        mean, factor = _predicted(network, voxels._replace(data=problem.normalize(noisy)))
+        mean, factor = predict(network, voxels._replace(data=problem.normalize(noisy)))
         white = linalg.solve_lower(factor, u - mean)
         return jnp.mean(0.5 * jnp.sum(white**2, axis=0) + _log_scale(factor))
 
@@ -112,7 +107,7 @@ def evidence_loss(problem: InverseProblem, batch: int) -> Loss:
         index = jax.random.randint(chosen, (batch,), 0, data.along.shape[-1])
         voxels = Voxels(*(x[..., index] for x in data.voxels))
         metric = Metric(voxels.noise, data.along[..., index], jnp.zeros(()))
-        mean, factor = _predicted(network, voxels)
+        mean, factor = predict(network, voxels)
         step = jnp.einsum("ijv,jv->iv", factor, jax.random.normal(drawn, mean.shape))
         both = jnp.concatenate([mean + step, mean - step], axis=1)
         known = jnp.concatenate([voxels.known, voxels.known], axis=1)

@@ -19,9 +19,9 @@ from cestprep.inference.estimate import Estimate, Validity
 from cestprep.inference.likelihood import Voxels
 from cestprep.inference.measured import GAUSSIAN_QUANTILE, Measured
 from cestprep.inference.network import Network, features, infer
-from cestprep.inference.problem import InverseProblem
+from cestprep.inference.problem import InverseProblem, Observation
 from cestprep.inference.refine import Refined, gaussian_nodes, refine, weighted
-from cestprep.inference.residual import fit_measured
+from cestprep.inference.residual import fit_measured, voxels_of
 from cestprep.inference.training import Schedule, Trained, train
 
 #: Voxels with a p-value below are flagged where the noise is known independently of the fit.
@@ -101,6 +101,39 @@ def learn_subject(
     loss = amortized.evidence_loss(problem, batch)
     end = train(trained.network, loss, seen, kept, schedule, jax.random.key(seed + 3), progress)
     return Trained(end.network, trained.curve + end.curve)
+
+
+def learn(
+    problem: InverseProblem,
+    observation: Observation,
+    seed: int = 0,
+    progress: Progress | None = None,
+    options: Options | None = None,
+) -> Network | None:
+    """Train on the prior, then on these voxels; None where none carries signal."""
+    options = options or Options()
+    measured = Measured.of(problem, observation)
+    if not measured.count:
+        return None
+    voxels = voxels_of(measured)
+    trained = learn_prior(problem, voxels, options, seed, progress)
+    return learn_subject(problem, voxels, trained, options, seed).network
+
+
+def estimate(
+    problem: InverseProblem,
+    observation: Observation,
+    seed: int = 0,
+    progress: Progress | None = None,
+    learned: Network | None = None,
+    options: Options | None = None,
+) -> Estimate:
+    """Answer for every voxel, by a network `learn` made or a new one."""
+    learned = learned or learn(problem, observation, seed, progress, options)
+    measured = Measured.of(problem, observation)
+    if learned is None or not measured.count:
+        return measured.blank()
+    return answer(measured, voxels_of(measured), learned, options or Options())
 
 
 def _on_device(tree: Any) -> Any:

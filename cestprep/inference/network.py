@@ -101,6 +101,10 @@ def infer(network: Network, voxels: Voxels) -> tuple[np.ndarray, np.ndarray]:
     return answers
 
 
-@eqx.filter_jit
-def _infer_chunk(network: Network, voxels: Voxels) -> tuple[Array, Array]:
-    return jax.vmap(network, in_axes=-1, out_axes=-1)(features(voxels))
+def predict(network: Network, voxels: Voxels) -> tuple[Array, Array]:
+    """Means and factors of some voxels, to be traced."""
+    answers: tuple[Array, Array] = jax.vmap(network, in_axes=-1, out_axes=-1)(features(voxels))
+    return answers
+
+
+_infer_chunk = eqx.filter_jit(predict)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from cestprep.inference import fitting
 from cestprep.inference.chunks import Progress
 from cestprep.inference.estimate import Estimate
-from cestprep.inference.fitting import Options, answer, learn_prior
-from cestprep.inference.measured import Measured
+from cestprep.inference.fitting import Options
 from cestprep.inference.network import Network
 from cestprep.inference.problem import InverseProblem, Observation
-from cestprep.inference.residual import voxels_of
 
 TITLE = "network trained on simulated signals, refined on each voxel's data"
 INTERVAL = "central interval of a Gaussian in unconstrained (logit) space"
@@ -22,13 +23,8 @@ def learn(
     options: Options | None = None,
 ) -> Network | None:
     """Train on the prior, as known for these voxels; None where none carries signal."""
-    options = options or Options()
-    measured = Measured.of(problem, observation)
-    if not measured.count:
-        return None
-    voxels = voxels_of(measured)
-    trained = learn_prior(problem, voxels, options, seed, progress)
-    return trained.network
+    prior_only = replace(options or Options(), evidence_steps=0)
+    return fitting.learn(problem, observation, seed, progress, prior_only)
 
 
 def estimate(
@@ -41,7 +37,4 @@ def estimate(
 ) -> Estimate:
     """Answer for every voxel, by a network `learn` made or a new one."""
     learned = learned or learn(problem, observation, seed, progress, options)
-    measured = Measured.of(problem, observation)
-    if learned is None or not measured.count:
-        return measured.blank()
-    return answer(measured, voxels_of(measured), learned, options or Options())
+    return fitting.estimate(problem, observation, seed, progress, learned, options)
