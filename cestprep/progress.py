@@ -43,5 +43,9 @@ class ProgressLine:
             left = (now - started) / (done - before) * (total - done)
             self._say(done, total, f"about {left:.0f} s left")
 
+    def phase(self, what: str, unit: str) -> ProgressLine:
+        """Line of a part of the step, named after both."""
+        return ProgressLine(f"{self.what}, {what}", unit, self.every_s)
+
     def _say(self, done: int, total: int, tail: str) -> None:
         print(f"{self.what}: {done}/{total} {self.unit}, {tail}", file=sys.stderr, flush=True)

@@ -11,8 +11,12 @@ from cestprep.errors import Fault, UsageError
 from cestprep.resources import usable_cores, usable_memory_gb
 
 ASSUMABLE = ("B0", "B1")
+#: Name under which `Settings.noise_sd` keeps the value of stages it does not name.
+ALL_STAGES = "all stages"
 #: Where to compute; "auto" is what JAX chooses.
 DEVICES = ("auto", "cpu", "gpu")
+#: What is done with networks: trained on each session, reused, reused and refined voxel by voxel.
+MODES = ("fit", "transfer", "transfer+refine")
 #: How signals are simulated (`cestprep.physics.solvers`; importing it would start JAX).
 SOLVER_CHOICES = ("auto", "general", "reduced", "isar2")
 
@@ -30,10 +34,21 @@ class Settings:
         Asked labels without prefix; empty for all.
     method : str
         Estimation method; also the one quality control reads.
+    method_options : mapping of str to str
+        Options of the method by name.
+    mode : str
+        One of `MODES`.
+    checkpoint : Path or None
+        Folder of trained networks.
     solver : str
         One of `SOLVER_CHOICES`.
     assume_nominal : tuple of str
         Field maps replaced by their nominal value on the user's word: "B0", "B1".
+    noise_sd : mapping of str to float
+        SD of one volume's noise in the units of the series, by stage; `ALL_STAGES` stands for the
+        stages not named. Where there is none it is looked for in the data.
+    propagate : bool
+        Whether the uncertainty of maps and of earlier stages enters.
     derivatives : mapping of str to Path
         Derivative datasets that supply maps, masks and regions, by name.
     nprocs : int
@@ -52,9 +67,14 @@ class Settings:
     recipe: str = "brain-3t"
     participants: tuple[str, ...] = ()
     sessions: tuple[str, ...] = ()
-    method: str = "voxelwise"
+    method: str = "psvae"
+    method_options: dict[str, str] = field(default_factory=dict)
+    mode: str = "fit"
+    checkpoint: Path | None = None
     solver: str = "auto"
     assume_nominal: tuple[str, ...] = ()
+    noise_sd: dict[str, float] = field(default_factory=dict)
+    propagate: bool = True
     derivatives: dict[str, Path] = field(default_factory=dict)
     nprocs: int = field(default_factory=usable_cores)
     memory_gb: float = field(default_factory=usable_memory_gb)
@@ -73,17 +93,23 @@ class Settings:
                 return list(value)
             return str(value) if isinstance(value, Path) else value
 
-        return tomli_w.dumps({key: plain(value) for key, value in asdict(self).items()})
+        return tomli_w.dumps(
+            {key: plain(value) for key, value in asdict(self).items() if value is not None}
+        )
 
 
-#: What each kind of setting looks like in a file, in words.
-_SHAPES: dict[str, tuple[Any, str]] = {
-    "Path": (str, "a path"),
-    "str": (str, "text"),
-    "tuple[str, ...]": (list, "a list of texts"),
-    "dict[str, Path]": (dict, "a table of names and paths"),
-    "int": (int, "a whole number"),
-    "float": ((int, float), "a number"),
+#: What each kind of setting looks like in a file: its type, that of its items, and in words.
+_SHAPES: dict[str, tuple[type, type, str]] = {
+    "Path": (str, str, "a path"),
+    "Path | None": (str, str, "a path"),
+    "str": (str, str, "text"),
+    "tuple[str, ...]": (list, str, "a list of texts"),
+    "dict[str, Path]": (dict, str, "a table of names and paths"),
+    "dict[str, str]": (dict, str, "a table of names and texts"),
+    "dict[str, float]": (dict, float, "a table of names and numbers"),
+    "int": (int, int, "a whole number"),
+    "float": (float, float, "a number"),
+    "bool": (bool, bool, "true or false"),
 }
 
 
@@ -109,13 +135,8 @@ def read_toml(path: Path) -> dict[str, Any]:
             known = ", ".join(kinds)
             faults.append(Fault(path, f"unknown setting '{key}'", f"Known are {known}"))
             continue
-        shape, words = _SHAPES[kinds[key]]
-        items = value if isinstance(value, list) else []
-        items = list(value.values()) if isinstance(value, dict) else items
-        fits = isinstance(value, shape) and not isinstance(value, bool)
-        words_given = [value] if isinstance(value, str) else items
-        fits = fits and all(isinstance(w, str) and w and "\0" not in w for w in words_given)
-        if not fits:
+        shape, item, words = _SHAPES[kinds[key]]
+        if not (_is(value, shape) and all(_is(i, item) for i in _items(value))):
             faults.append(Fault(path, f"{key} is {value!r}, expected {words}", "Correct it"))
             continue
         settings[key] = _typed(kinds[key], value)
@@ -124,8 +145,21 @@ def read_toml(path: Path) -> dict[str, Any]:
     return settings
 
 
+def _items(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def _is(value: Any, kind: type) -> bool:
+    """Whether a value is of a type; whole numbers pass for numbers, empty text for nothing."""
+    if isinstance(value, str):
+        return kind is str and bool(value) and "\0" not in value
+    return type(value) is kind or (kind is float and type(value) is int)
+
+
 def _typed(kind: str, value: Any) -> Any:
-    if kind == "Path":
+    if kind.startswith("Path"):
         return Path(value).expanduser()
     if kind == "dict[str, Path]":
         return {name: Path(item).expanduser() for name, item in value.items()}

@@ -13,6 +13,8 @@ import numpy as np
 import problems
 
 from cestprep.bids.demo import DemoOptions, write_demo
+from cestprep.bids.plan import SessionPlan, plan_session
+from cestprep.bids.session import make_layout, select_session
 
 
 def write(root: Path, recipe: str = "mouse-7t", shape=(8, 8, 1), seed: int = 0) -> Path:
@@ -34,13 +36,28 @@ def copy(source: Path, target: Path) -> Path:
     return target
 
 
+def plan(root: Path, assume_nominal=(), recipe: str = "mouse-7t", **options) -> SessionPlan:
+    """What the program would do with a dataset's session and its own masks."""
+    masks = make_layout(root / "derivatives/masks", ["01"])
+    files = select_session(make_layout(root, ["01"]), {"masks": masks}, "01", "01")
+    return plan_session(files, problems.recipe(recipe), assume_nominal, **options)
+
+
 def arguments(
-    bids: Path, out: Path, work: Path, *extra: str, recipe: str = "mouse-7t"
+    bids: Path,
+    out: Path,
+    work: Path,
+    *extra: str,
+    recipe: str = "mouse-7t",
+    method: str = "voxelwise",
 ) -> list[str]:
-    """Command line of a participant-level run with the dataset's own masks."""
+    """Command line of a participant-level run with the dataset's own masks.
+
+    The method is not the default, which trains for longer than most tests need.
+    """
     masks = f"masks={bids / 'derivatives/masks'}"
     return [str(bids), str(out), "participant", "--recipe", recipe, "--derivatives", masks,
-            "-w", str(work), *extra]  # fmt: skip
+            "--method", method, "-w", str(work), *extra]  # fmt: skip
 
 
 def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
@@ -69,6 +86,19 @@ def change_image(stem: str, change, affine=None):
         image = nib.load(path)
         data = change(image.get_fdata(dtype=np.float32))
         nib.save(nib.Nifti1Image(data, image.affine if affine is None else affine), path)
+
+    return apply
+
+
+def sd_of_t1(change, **fields):
+    """A change of a dataset: an SD map beside T1, ``change`` of 1 % of it."""
+
+    def apply(root: Path) -> None:
+        stem = root / "sub-01/ses-01/anat/sub-01_ses-01"
+        image = nib.load(f"{stem}_T1map.nii.gz")
+        data = change(0.01 * image.get_fdata(dtype=np.float32))
+        nib.save(nib.Nifti1Image(data, image.affine), f"{stem}_stat-std_T1map.nii.gz")
+        Path(f"{stem}_stat-std_T1map.json").write_text(json.dumps({"Units": "s", **fields}))
 
     return apply
 

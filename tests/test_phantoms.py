@@ -30,6 +30,7 @@ def quantify(shared: Path, name: str, recipe: str, out: Path) -> dict[str, np.nd
     root = shared / "data" / name
     published = root / "derivatives/published"
     result = sessions.run([str(root), str(out / "out"), "participant", "--recipe", recipe,
+                           "--method", "voxelwise",
                            "--assume-nominal", "B0", "B1", "--derivatives",
                            f"published={published}", "-w", str(out / "work")])  # fmt: skip
     assert result.returncode == 0, result.stderr

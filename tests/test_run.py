@@ -10,6 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import sessions
+import yaml
+
+from cestprep.data import load_recipe
 
 CEST = "sub-01/ses-01/cest/sub-01_ses-01"
 
@@ -20,6 +23,23 @@ def done(tmp_path_factory):
     root = tmp_path_factory.mktemp("run")
     sessions.write(root / "bids")
     result = sessions.run(sessions.arguments(root / "bids", root / "out", root / "work"))
+    assert result.returncode == 0, result.stderr
+    return root
+
+
+@pytest.fixture(scope="module")
+def plain(done):
+    """The first stage alone, told twice the true noise and to leave out the SD map of T1."""
+    root = done / "plain"
+    bids = sessions.copy(done / "bids", root / "bids")
+    sessions.sd_of_t1(lambda d: 30 * d)(bids)
+    recipe = root / "first.yaml"
+    raw = load_recipe("mouse-7t")
+    recipe.write_text(yaml.safe_dump({**raw, "stages": raw["stages"][:1]}))
+    arguments = sessions.arguments(
+        bids, root / "out", root / "work", "--noise-sd", "mt=20", "--no-propagate", recipe=recipe
+    )
+    result = sessions.run(list(map(str, arguments)))
     assert result.returncode == 0, result.stderr
     return root
 
@@ -67,7 +87,8 @@ def test_estimates_cover_the_truth(done, parameter):
 
 def test_every_image_has_a_sidecar_with_units_and_no_nan(done):
     images = sorted((done / "out").rglob("*.nii.gz"))
-    assert len(images) == 2 * (4 * 2 + 7) + 1
+    started_from = 2 + 4 + 1  # series, maps and the mask
+    assert len(images) == 2 * (4 * 2 + 7) + 1 + started_from
     for path in images:
         assert np.isfinite(nib.load(path).get_fdata()).all(), path
         fields = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
@@ -76,15 +97,48 @@ def test_every_image_has_a_sidecar_with_units_and_no_nan(done):
             assert fields["Model"]["Solver"] == "reduced"
             assert fields["Model"]["MTConvention"] == "z"
             assert fields["Model"]["NoiseSource"] == "residual"
+            stage_one = ["semisolid.fraction", "semisolid.k_exchange"]
+            assert fields["Model"]["Propagated"] == ([] if "acq-mt_" in path.name else stage_one)
             assert fields["Estimator"]["Name"] == "voxelwise"
             assert fields["SkullStripped"] is True
 
 
+def sidecar(root, name):
+    return json.loads(
+        next((root / "out").rglob(f"*{name}_desc-voxelwise_cestmap.json")).read_text()
+    )
+
+
+def test_given_noise_and_no_propagation_are_on_record(plain):
+    model = sidecar(plain, "param-fss")["Model"]
+    assert (model["NoiseSource"], model["Propagated"]) == ("option", [])
+    page = (plain / "out/sub-01_ses-01.html").read_text()
+    assert "20 in arbitrary units of the series, was given by the option --noise-sd" in page
+    assert "(--no-propagate), so intervals are too narrow" in page
+    assert "own residual" not in page
+
+
+def test_noise_and_propagation_reach_the_fit(done, plain):
+    """The error of 30 % in T1, if it entered, would double the SD again."""
+    ours, theirs = (estimated(root, "fss", "_stat-std") for root in (plain, done))
+    both = (ours > 0) & (theirs > 0)
+    assert both.sum() > 20
+    assert np.median(ours[both] / theirs[both]) == pytest.approx(2, rel=0.15)
+    np.testing.assert_allclose(estimated(plain, "fss"), estimated(done, "fss"), rtol=1e-3)
+
+
+def test_meaning_of_misfit_depends_on_the_noise(done, plain):
+    residual, given = (sidecar(root, "stat-validity")["Levels"] for root in (done, plain))
+    assert residual["4"].startswith("high NRMSE")
+    assert given["4"].startswith("misfit: the noise explains so large a residual with")
+    page = (done / "out/sub-01_ses-01.html").read_text()
+    assert "own residual, so a p-value of misfit is n/a; voxels are flagged by high NRMSE" in page
+
+
 def test_sources_resolve(done):
-    path = next((done / "out").rglob("*param-fs_desc-voxelwise_cestmap.json"))
     links = json.loads((done / "out/dataset_description.json").read_text())["DatasetLinks"]
     links[""] = str(done / "out")
-    sources = json.loads(path.read_text())["Sources"]
+    sources = sidecar(done, "param-fs")["Sources"]
     assert len(sources) == 9  # series, mask, T1, T2, B0, B1, two MT maps and their covariance
     for uri in sources:
         name, _, relative = uri.removeprefix("bids:").partition(":")

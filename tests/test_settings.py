@@ -9,9 +9,9 @@ import pytest
 from cestprep import resources
 from cestprep.cli.parser import make_parser, settings_of
 from cestprep.errors import UsageError
-from cestprep.settings import SOLVER_CHOICES, Settings, read_toml
+from cestprep.settings import ALL_STAGES, SOLVER_CHOICES, Settings, read_toml
 
-METHODS = ("voxelwise", "other")
+METHODS = ("psvae", "voxelwise", "other")
 
 
 @pytest.fixture
@@ -30,6 +30,8 @@ EVERYTHING = (
     "--participant-label", "sub-01", "02", "--session-label", "a", "--recipe", "mouse-7t",
     "--method", "other", "--assume-nominal", "B1", "B0", "--random-seed", "7", "--nprocs", "3",
     "--mem", "2.5", "--device", "cpu", "--solver", "general", "-vv",
+    "--noise-sd", "mt=12.5", "3", "--no-propagate", "--method-option", "steps=9", "paper=true",
+    "--mode", "transfer+refine", "--checkpoint", "networks",
 )  # fmt: skip
 
 
@@ -61,12 +63,27 @@ def test_typed_options_win_and_untyped_ones_never_do(folders):
     assert (settings.nprocs, settings.verbose) == (5, 1)
 
 
+def test_noise_by_stage_or_for_all(folders):
+    assert parse(folders).noise_sd == {}
+    given = parse(folders, "--noise-sd", "7", "--noise-sd", "mt=1e-3", "amide=2").noise_sd
+    assert given == {ALL_STAGES: 7, "mt": 0.001, "amide": 2}
+
+
+def test_typed_propagation_wins(folders):
+    file = folders / "cestprep.toml"
+    file.write_text("propagate = false\n[noise_sd]\nmt = 4\n")
+    settings = parse(folders, "--config-file", file)
+    assert (settings.propagate, settings.noise_sd) == (False, {"mt": 4})
+    settings = parse(folders, "--config-file", file, "--propagate", "--noise-sd", "5")
+    assert (settings.propagate, settings.noise_sd) == (True, {ALL_STAGES: 5})
+
+
 FAULTS = {
     "unknown key": ("colour = 1", "unknown setting 'colour'"),
     "wrong kind": ('nprocs = "two"', "expected a whole number"),
     "flag for a number": ("nprocs = true", "expected a whole number"),
     "wrong list": ("participants = [1]", "expected a list of texts"),
-    "unknown method": ('method = "magic"', "Choose from voxelwise, other"),
+    "unknown method": ('method = "magic"', "Choose from psvae, voxelwise, other"),
     "unknown nominal": ('assume_nominal = ["T1"]', "Choose from B0, B1"),
     "unknown device": ('device = "tpu"', "Choose from auto, cpu, gpu"),
     "no device": ("device = 1", "device is 1, expected text"),
@@ -74,6 +91,15 @@ FAULTS = {
     "empty path": ('work_dir = ""', "expected a path"),
     "empty name": ('[derivatives]\n"" = "/tmp"', "letters and digits"),
     "dataset called raw": ('[derivatives]\nraw = "/tmp"', "and not 'raw'"),
+    "noise of zero": ("[noise_sd]\nmt = 0", "mt=0: is no standard deviation"),
+    "endless noise": ("[noise_sd]\nmt = inf", "finite number above 0"),
+    "noise that is no number": ("[noise_sd]\nmt = nan", "finite number above 0"),
+    "noise beyond numbers": (f"[noise_sd]\nmt = 1{400 * '0'}", "finite number above 0"),
+    "noise in words": ('[noise_sd]\nmt = "five"', "expected a table of names and numbers"),
+    "noise for a flag": ("[noise_sd]\nmt = true", "expected a table of names and numbers"),
+    "noise without a table": ("noise_sd = 5", "expected a table of names and numbers"),
+    "number for a flag": ("propagate = 1", "propagate is 1, expected true or false"),
+    "number for a list": ("participants = 3", "expected a list of texts"),
     "endless memory": ("memory_gb = inf", "must be positive"),
     "nested without end": ("a = " + 5000 * "[", "cannot be read as TOML"),
     "no TOML": ("a = [", "cannot be read as TOML"),

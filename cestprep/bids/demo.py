@@ -18,9 +18,10 @@ from cestprep.physics.protocol import Protocol
 
 README = """\
 Synthetic session made by `cestprep-tools demo` with recipe {options.recipe.name} at
-{options.frequency_mhz} MHz: a head of grey and white matter with ventricles, Rician noise (SNR
-{options.snr:g} of fully relaxed water), seed {options.seed}. Brain mask and tissue labels are in
-derivatives/masks, the true parameters in derivatives/truth. T1, T2, B0 and B1 maps are exact.
+{options.frequency_mhz} MHz: a head of grey and white matter with ventricles in air, Rician noise of
+SD {options.noise_sd:g} (SNR {options.snr:g} of fully relaxed water), seed {options.seed}. Brain
+mask and tissue labels are in derivatives/masks, the true parameters in derivatives/truth. T1, T2,
+B0 and B1 maps are exact.
 """
 SIGNAL = 1000.0  # image units of m0 = 1
 TARGET_OFFSETS = {"semisolid": (6.0, 14.0), "amide": (3.5, 3.5)}
@@ -55,6 +56,11 @@ class DemoOptions:
     shape: tuple[int, int, int] = (18, 20, 2)
     snr: float = 100.0
     seed: int = 0
+
+    @property
+    def noise_sd(self) -> float:
+        """SD of the noise before magnitudes are taken, in image units."""
+        return SIGNAL / self.snr
 
 
 def write_demo(root: Path, options: DemoOptions, subject: str = "01", session: str = "01") -> None:
@@ -117,15 +123,22 @@ def _write_series(root: Path, where: tuple[str, str], head: Head, like: nib.Nift
         TARGET_OFFSETS[stage.target], options.frequency_mhz, options.pulsed
     )
     constants = {name: c.value for name, c in stage.constants}
-    data = noisy_signal(
-        head, protocol, options.recipe.pool_model(stage), constants, options.snr,
-        options.seed + 1000 * (number + 1),
-    )  # fmt: skip
+    seed = options.seed + 1000 * (number + 1)
+    signal = noisy_signal(
+        head, protocol, options.recipe.pool_model(stage), constants, options.snr, seed
+    )
+    data = SIGNAL * head.volume(signal)
+    data[~head.mask] = _air(options.noise_sd, (int((~head.mask).sum()), len(signal)), seed)
     stem = f"{where[0]}/cest/{where[1]}_acq-{stage.name}_cest"
     sidecar = sidecar_of(protocol, options.recipe.field_t, stage.target)
-    _image(root, stem, SIGNAL * head.volume(data), like, sidecar)
+    _image(root, stem, data, like, sidecar)
     table = context_of(protocol).to_csv(sep="\t", index=False, na_rep="n/a")
     write_text(root / f"{stem}context.tsv", table)
+
+
+def _air(sd: float, shape: tuple[int, int], seed: int) -> np.ndarray:
+    """Magnitudes where there is only noise, drawn apart from that of the head."""
+    return np.random.default_rng([seed, 1]).rayleigh(sd, shape)
 
 
 def context_of(protocol: Protocol) -> pd.DataFrame:

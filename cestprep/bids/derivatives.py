@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,22 @@ from typing import Any
 import numpy as np
 
 from cestprep import __version__
-from cestprep.bids.files import load_image, read_json, write_image, write_json, write_text
+from cestprep.bids.files import (
+    load_image,
+    read_json,
+    replacing,
+    write_image,
+    write_json,
+    write_text,
+)
+from cestprep.bids.observe import Record
 from cestprep.bids.plan import SessionPlan, StagePlan
 from cestprep.bids.spec import DERIVATIVE_BIDSIGNORE, PYBIDS_CONFIG
 from cestprep.errors import Fault, InputError, UsageError
 from cestprep.inference.estimate import LEVELS, Estimate, Validity
-from cestprep.inference.measured import CREDIBLE_LEVEL
+from cestprep.inference.measured import CREDIBLE_LEVEL, MISFIT_P
 from cestprep.inference.methods import Method
+from cestprep.inference.noise import RESIDUAL
 
 
 @cache
@@ -38,11 +48,17 @@ class Sink:
         Roots of the input datasets by name.
     method : str
         Estimation method, ``desc-<method>``.
+    mode : str
+        One of `cestprep.settings.MODES`.
+    options : mapping of str to str
+        Options of the method that were given.
     """
 
     out_dir: Path
     datasets: Mapping[str, Path]
     method: str
+    mode: str = "fit"
+    options: Mapping[str, str] = field(default_factory=dict)
 
     def path(
         self, session: SessionPlan, suffix: str, extension: str = ".nii.gz", **entities: str
@@ -158,7 +174,17 @@ class Output:
     suffix: str = "cestmap"
 
 
-def stage_outputs(plan: StagePlan, estimate: Estimate, interval_kind: str) -> Iterator[Output]:
+def levels(noise_source: str) -> dict[Validity, str]:
+    """Meaning of the validity codes; what counts as misfit depends on where the noise is from."""
+    if noise_source == RESIDUAL:
+        return LEVELS
+    chance = f"the noise explains so large a residual with a probability below {MISFIT_P:g}"
+    return LEVELS | {Validity.MISFIT: f"misfit: {chance}, or R² below 0"}
+
+
+def stage_outputs(
+    plan: StagePlan, estimate: Estimate, record: Record, interval_kind: str
+) -> Iterator[Output]:
     """Maps of a stage in file units, values voxels last (4D images have one row per volume)."""
     free = plan.stage.free
     to_file = np.array([1 / f.to_si for f in free])[:, None]
@@ -181,8 +207,9 @@ def stage_outputs(plan: StagePlan, estimate: Estimate, interval_kind: str) -> It
             "Description": "distance of measured and fitted signal, both of unit norm",
         },
     )
-    levels = {str(int(code)): text for code, text in LEVELS.items()}
-    yield Output({"stat": "validity"}, estimate.validity, {"Units": "arbitrary", "Levels": levels})
+    meanings = {str(int(code)): text for code, text in levels(record.noise_source).items()}
+    validity = {"Units": "arbitrary", "Levels": meanings}
+    yield Output({"stat": "validity"}, estimate.validity, validity)
     yield Output({"label": "valid"}, estimate.valid.astype(np.uint8), {"Type": "ROI"}, "mask")
     yield Output(
         {},
@@ -218,6 +245,8 @@ def _joint_outputs(plan: StagePlan, estimate: Estimate, to_file: np.ndarray) -> 
 
 def propagated_parameters(session: SessionPlan, plan: StagePlan) -> list[str]:
     """Known parameters whose uncertainty enters the covariance of a stage."""
+    if not session.propagate:
+        return []
     names = [a.parameter for a in session.auxiliary if a.sd is not None]
     names += [parameter for parameter, _, _ in plan.stage.inherited]
     return [name for name in names if name in plan.problem.known_parameters]
@@ -231,7 +260,8 @@ def _sources(sink: Sink, session: SessionPlan, plan: StagePlan) -> list[str]:
     for name in plan.inputs_from:
         earlier = session.stage(name)
         sources += [sink.map_path(session, earlier, param=f.name) for f in earlier.stage.free]
-        sources.append(sink.map_path(session, earlier, stat="cov"))
+        if session.propagate:
+            sources.append(sink.map_path(session, earlier, stat="cov"))
     return [sink.uri(path) for path in sources]
 
 
@@ -240,6 +270,7 @@ def stage_fields(
     session: SessionPlan,
     plan: StagePlan,
     voxels_by_solver: Mapping[str, int],
+    noise_source: str,
     algorithm: str,
 ) -> dict[str, Any]:
     """Sidecar fields that all maps of a stage share; ``algorithm`` says the method in words."""
@@ -260,11 +291,11 @@ def stage_fields(
             "Solver": "+".join(voxels_by_solver),
             "SolverVoxels": voxels_by_solver,
             "Normalization": problem.normalization,
-            "NoiseSource": "residual",
+            "NoiseSource": noise_source,
             "Propagated": propagated_parameters(session, plan),
             "AssumedNominal": [a.quantity for a in session.auxiliary if not a.image],
         },
-        "Estimator": {"Name": sink.method, "Mode": "fit", "Recipe": session.recipe.name},
+        "Estimator": estimator_fields(sink, session, plan),
         "EstimationAlgorithm": algorithm,
         "ParameterBounds": {f.name: [f.low, f.high] for f in stage.free},
         "Sources": _sources(sink, session, plan),
@@ -274,15 +305,54 @@ def stage_fields(
     }
 
 
+def estimator_fields(sink: Sink, session: SessionPlan, plan: StagePlan) -> dict[str, Any]:
+    """How the numbers were found: method, mode, options, and the network that was reused."""
+    fields: dict[str, Any] = {"Name": sink.method, "Mode": sink.mode}
+    fields |= {"Recipe": session.recipe.name, "Options": dict(sink.options)}
+    if plan.network is not None:
+        record = read_json(plan.network)
+        fields["Network"] = {
+            "File": plan.network.name,
+            "SubjectsSeen": record["SubjectsSeen"],
+            "Version": record["Version"],
+        }
+    return fields
+
+
+def copy_network(
+    sink: Sink, session: SessionPlan, plan: StagePlan, files: Sequence[Path]
+) -> list[Path]:
+    """Keep a trained network beside the maps; returns the paths of weights and record."""
+    shared = {**plan.entities, "model": plan.stage.model, "desc": sink.method}
+    about = {"Model": plan.stage.model, "Estimator": estimator_fields(sink, session, plan)}
+    written = []
+    for file in files:
+        path = sink.path(session, "network", file.suffix, **shared)
+        if file.suffix == ".json":
+            written.append(write_json(path, {**about, **read_json(file)}))
+            continue
+        with replacing(path) as temporary:
+            shutil.copyfile(file, temporary)
+        written.append(path)
+    return written
+
+
 def write_stage(
-    sink: Sink, session: SessionPlan, plan: StagePlan, estimate: Estimate, method: Method
+    sink: Sink,
+    session: SessionPlan,
+    plan: StagePlan,
+    estimate: Estimate,
+    record: Record,
+    method: Method,
 ) -> list[Path]:
     """Write all maps of a stage with sidecars; returns the paths of all files."""
     like = load_image(session.mask)
     inside = np.asarray(like.dataobj) > 0
-    fields = stage_fields(sink, session, plan, estimate.voxels_by_solver, method.TITLE)
+    fields = stage_fields(
+        sink, session, plan, estimate.voxels_by_solver, record.noise_source, method.TITLE
+    )
     written = []
-    for output in stage_outputs(plan, estimate, method.INTERVAL):
+    for output in stage_outputs(plan, estimate, record, method.INTERVAL):
         path = sink.map_path(session, plan, output.suffix, **output.entities)
         blank = Validity.OUTSIDE_MASK if output.entities.get("stat") == "validity" else 0
         dtype = np.uint8 if output.values.dtype == np.uint8 else np.float32

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cestprep.bids.auxiliary import auxiliary_values, usable_auxiliary
-from cestprep.bids.files import image_data, replacing
+from cestprep.bids.files import image_data, read_json, replacing, write_json
+from cestprep.bids.noise import find_noise
 from cestprep.bids.plan import SessionPlan, StagePlan
 from cestprep.inference.estimate import Estimate
+from cestprep.inference.noise import RESIDUAL
+from cestprep.inference.normalization import Comparison
 from cestprep.inference.problem import Observation
 
 
 def observe(
     session: SessionPlan, plan: StagePlan, earlier: Mapping[str, Estimate]
 ) -> tuple[Observation, np.ndarray]:
-    """Signals and known parameters of all voxels in the mask.
+    """Signals, their noise and known parameters of all voxels in the mask.
 
     Parameters
     ----------
@@ -32,7 +37,7 @@ def observe(
         Voxels for which every known parameter is usable.
     """
     mask = image_data(session.mask) > 0
-    data = image_data(plan.series.image)[mask].T
+    volumes = image_data(plan.series.image)
     names = plan.problem.known_parameters
     known = np.zeros((len(names), mask.sum()), np.float32)
     covariance = np.zeros((len(names), *known.shape), np.float32)
@@ -46,7 +51,12 @@ def observe(
     _inherit(plan, earlier, known, covariance, usable)
     known[:, ~usable] = 0
     covariance[:, :, ~usable] = 0
-    return Observation(data, known, covariance), usable
+    if not session.propagate:
+        covariance[:] = 0
+    found = find_noise(plan, volumes, mask)
+    level = None if found is None else np.full(known.shape[1], found.sd)
+    origin = RESIDUAL if found is None else found.source
+    return Observation(volumes[mask].T, known, covariance, level, origin), usable
 
 
 def _inherit(
@@ -82,3 +92,40 @@ def load_estimate(path: Path) -> Estimate:
     """Read what `save_estimate` wrote."""
     with np.load(path) as stored:
         return Estimate(**stored)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What sidecars and report say of a fit beside its estimate.
+
+    Attributes
+    ----------
+    noise_source : str
+        As in `Observation`.
+    noise_sd : float or None
+        SD of one volume in the units of the series; None where the source is the residual.
+    normalization : mapping
+        Fields of `Comparison`; empty where there is none.
+    """
+
+    noise_source: str
+    noise_sd: float | None
+    normalization: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, observation: Observation, comparison: Comparison | None) -> Record:
+        """The record of a fit to an observation."""
+        sd = None if observation.noise_sd is None else float(observation.noise_sd[0])
+        return cls(observation.noise_source, sd, asdict(comparison) if comparison else {})
+
+
+def save_record(path: Path, record: Record) -> Path:
+    """Keep a record as JSON (atomically)."""
+    noise = {"source": record.noise_source, "sd": record.noise_sd}
+    return write_json(path, {"normalization": dict(record.normalization), "noise": noise})
+
+
+def load_record(path: Path) -> Record:
+    """Read what `save_record` wrote."""
+    content = read_json(path)
+    return Record(content["noise"]["source"], content["noise"]["sd"], content["normalization"])

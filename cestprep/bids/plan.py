@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cestprep.bids.auxiliary import AuxiliarySource, plan_auxiliary
@@ -15,16 +15,31 @@ from cestprep.errors import Fault, InputError
 from cestprep.inference.problem import InverseProblem
 from cestprep.inference.recipe import Recipe, Stage
 from cestprep.physics.solvers import unsuitable
+from cestprep.settings import ALL_STAGES
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """A stage of the recipe and the series that feeds it."""
+    """A stage of the recipe and the series that feeds it.
+
+    Attributes
+    ----------
+    stage : Stage
+    series : Series
+    problem : InverseProblem
+    recipe : Recipe
+    noise_sd : float or None
+        SD of the noise of one volume on the user's word, in the units of the series.
+    network : Path or None
+        Record of the trained network that answers; its weights are beside it.
+    """
 
     stage: Stage
     series: Series
     problem: InverseProblem
     recipe: Recipe
+    noise_sd: float | None = None
+    network: Path | None = None
 
     @property
     def inherited_order(self) -> dict[str, list[str]]:
@@ -56,7 +71,11 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class SessionPlan:
-    """Everything the workflow of one session needs to know."""
+    """Everything the workflow of one session needs to know.
+
+    Without ``propagate`` the maps' SDs are left out of ``auxiliary``, and what an earlier stage
+    found counts as exact.
+    """
 
     subject: str
     session: str | None
@@ -67,6 +86,7 @@ class SessionPlan:
     mask: Path
     regions: tuple[Region, ...]
     unused: tuple[Path, ...]
+    propagate: bool = True
 
     @property
     def label(self) -> str:
@@ -78,7 +98,10 @@ class SessionPlan:
         """Every image the session reads."""
         maps = [p for a in self.auxiliary for p in (a.image, a.sd) if p is not None]
         labels = [p for r in self.regions for p in (r.image, r.table) if p is not None]
-        return [*(plan.series.image for plan in self.stages), *maps, self.mask, *labels]
+        records = [plan.network for plan in self.stages if plan.network is not None]
+        networks = [p for r in records for p in (r, r.with_suffix(".safetensors"))]
+        series = (plan.series.image for plan in self.stages)
+        return [*series, *maps, self.mask, *labels, *networks]
 
     def stage(self, name: str) -> StagePlan:
         """The plan of a stage."""
@@ -94,9 +117,15 @@ class SessionPlan:
                 f"{plan.problem.protocol.n_volumes} volumes, model {plan.stage.model}, "
                 f"normalisation {plan.stage.normalization} -> {wanted}"
             )
+            if plan.network is not None:
+                lines.append(f"    network {plan.network.name} (--checkpoint)")
+            if plan.noise_sd is not None:
+                lines.append(f"    noise SD {plan.noise_sd:g} (--noise-sd)")
         for source in self.auxiliary:
             name = source.image.name if source.image else f"nominal {source.nominal:g} (asked for)"
             lines.append(f"  {source.quantity}: {name}" + (" with SD map" if source.sd else ""))
+        if not self.propagate:
+            lines.append("  uncertainty of maps and earlier stages left out (--no-propagate)")
         lines.append(f"  mask: {self.mask.name}")
         lines += [f"  region {r.name}: {r.image.name}" for r in self.regions]
         lines += [
@@ -111,9 +140,25 @@ class SessionPlan:
 
 
 def plan_session(
-    files: SessionFiles, recipe: Recipe, assume_nominal: Sequence[str], solver: str = "auto"
+    files: SessionFiles,
+    recipe: Recipe,
+    assume_nominal: Sequence[str],
+    solver: str = "auto",
+    *,
+    noise_sd: Mapping[str, float] | None = None,
+    propagate: bool = True,
+    adapt: Callable[[InverseProblem], InverseProblem] | None = None,
 ) -> SessionPlan:
     """Match a session's files with a recipe.
+
+    Parameters
+    ----------
+    files : SessionFiles
+    recipe : Recipe
+    assume_nominal, solver, noise_sd, propagate
+        As in `cestprep.settings.Settings`.
+    adapt : callable, optional
+        What the method makes of a recipe's problem.
 
     Raises
     ------
@@ -124,9 +169,16 @@ def plan_session(
     stages = []
     for stage in recipe.stages:
         try:
-            stages.append(_plan_stage(files, recipe, stage, solver))
+            stages.append(
+                replace(
+                    _plan_stage(files, recipe, stage, solver, adapt),
+                    noise_sd=_given_noise(noise_sd or {}, stage.name),
+                )
+            )
         except InputError as exc:
             faults += exc.faults
+    if not propagate:
+        files = replace(files, maps={q: replace(m, sd=None) for q, m in files.maps.items()})
     sources = plan_auxiliary(files, recipe, assume_nominal, faults)
     if files.mask is None:
         faults.append(
@@ -152,10 +204,22 @@ def plan_session(
         files.mask,
         files.regions,
         tuple(s.image for s in files.series if s.image not in used),
+        propagate,
     )
 
 
-def _plan_stage(files: SessionFiles, recipe: Recipe, stage: Stage, solver: str) -> StagePlan:
+def _given_noise(noise_sd: Mapping[str, float], stage: str) -> float | None:
+    value = noise_sd.get(stage, noise_sd.get(ALL_STAGES))
+    return None if value is None else float(value)
+
+
+def _plan_stage(
+    files: SessionFiles,
+    recipe: Recipe,
+    stage: Stage,
+    solver: str,
+    adapt: Callable[[InverseProblem], InverseProblem] | None,
+) -> StagePlan:
     found = [s for s in files.series if stage.target in s.targets]
     if len(found) != 1:
         others = ", ".join(
@@ -194,6 +258,9 @@ def _plan_stage(files: SessionFiles, recipe: Recipe, stage: Stage, solver: str) 
         raise InputError(Fault(series.image, what, f"Supply at least {needed} volumes"))
     try:
         problem = InverseProblem.of_stage(recipe, stage, protocol, solver)
+        if adapt is not None:
+            problem = adapt(problem)
+            stage = replace(stage, free=problem.free, normalization=problem.normalization)
     except ValueError as exc:
         raise InputError(Fault(series.image, str(exc), "Choose another normalisation")) from None
     why = unsuitable(solver, protocol, problem.model) if solver != "auto" else None

@@ -190,8 +190,11 @@ def select_session(
     subject: str,
     session: str | None,
     mask: str = "brain",
+    description: str | None = None,
 ) -> SessionFiles:
     """Find the series, maps, mask (``desc-<mask>_mask``) and regions of one session.
+
+    Series are those without ``desc-``, or with the given one in a derivative dataset.
 
     Maps and masks of derivative datasets come before those of the raw dataset; among the datasets
     the first one given wins.  Nothing is chosen by the ``acq`` label.
@@ -219,7 +222,7 @@ def select_session(
         session=session,
         root=root,
         series=tuple(
-            _series(p, root) for p in _query(layout, subject, session, ["cest"], desc=None)
+            _series(p, root) for p in _query(layout, subject, session, ["cest"], desc=description)
         ),
         maps=maps,
         mask=next((m for m in masks if m is not None), None),

@@ -5,23 +5,36 @@ from __future__ import annotations
 import argparse
 import getpass
 import hashlib
+import math
 import os
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any, TypeVar
 
 from cestprep import __version__
 from cestprep.cli.device import add_device_option
 from cestprep.data import recipe_names
 from cestprep.errors import Fault, UsageError
 from cestprep.resources import usable_cores, usable_memory_gb
-from cestprep.settings import ASSUMABLE, DEVICES, SOLVER_CHOICES, Settings, read_toml
+from cestprep.settings import (
+    ALL_STAGES,
+    ASSUMABLE,
+    DEVICES,
+    MODES,
+    SOLVER_CHOICES,
+    Settings,
+    read_toml,
+)
 
 EPILOG = """\
 exit codes: 0 all asked sessions done; 1 some session failed; 2 command line or dataset;
 65 no asked session has usable data; 70 internal error; 75 run again (worker killed);
 130 and 143 stopped by SIGINT and SIGTERM"""
+
+Value = TypeVar("Value")
 
 
 def _named_path(text: str) -> tuple[str, Path]:
@@ -31,6 +44,26 @@ def _named_path(text: str) -> tuple[str, Path]:
             f"{text!r} is not NAME=PATH (name of letters and digits), such as masks=/data/masks"
         )
     return name, Path(path)
+
+
+def _stage_number(text: str) -> tuple[str, float]:
+    stage, separator, number = text.rpartition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if math.isnan(value) or (separator and not stage.isalnum()):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither STAGE=VALUE nor VALUE, such as mt=12.5 or 12.5"
+        )
+    return stage or ALL_STAGES, value
+
+
+def _named_text(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name.isidentifier() or not value:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, such as steps=3000")
+    return name, value
 
 
 def _gigabytes(text: str) -> float:
@@ -139,6 +172,24 @@ def _add_estimation(group: Group, methods: Sequence[str]) -> None:
         f"and quality tables read (default: {Settings.method})",
     )
     group.add_argument(
+        "--mode",
+        default=argparse.SUPPRESS,
+        choices=MODES,
+        help="what methods with a network (psvae, nbmf, supervised) do: fit trains one for each "
+        "session and leaves it beside the maps; transfer answers by the networks of --checkpoint, "
+        "in seconds; transfer+refine improves each answer on the voxel's own data "
+        "(default: transfer with --checkpoint, else fit)",
+    )
+    group.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=argparse.SUPPRESS,
+        metavar="FOLDER",
+        help="trained networks, one for each stage: what cestprep-tools train wrote, or the cest "
+        "folder of a session that was fitted; refused for another protocol, field or recipe",
+    )
+    add_method_option(group, default=argparse.SUPPRESS)
+    group.add_argument(
         "--solver",
         default=argparse.SUPPRESS,
         choices=SOLVER_CHOICES,
@@ -156,12 +207,47 @@ def _add_estimation(group: Group, methods: Sequence[str]) -> None:
         help="take B0 as 0 and/or B1 as nominal for want of a map (an error where one exists)",
     )
     group.add_argument(
+        "--noise-sd",
+        nargs="+",
+        action="extend",
+        default=argparse.SUPPRESS,
+        type=_stage_number,
+        metavar="[STAGE=]VALUE",
+        help="standard deviation of the noise of one volume, in the units of the series (not "
+        "relative to M0), of a stage of the recipe or of all stages not named (default: found in "
+        "the air at the corners of the images, else in repeated M0 volumes, else in the residual "
+        "of the fit, which leaves no test of misfit)",
+    )
+    group.add_argument(
+        "--propagate",
+        action=argparse.BooleanOptionalAction,
+        default=argparse.SUPPRESS,
+        help="carry the uncertainty of T1, T2, B0 and B1 (where SD maps exist) and of earlier "
+        "stages into the estimates; --no-propagate counts them as exact, which reproduces the "
+        "papers and gives intervals that are too narrow (default: --propagate)",
+    )
+    group.add_argument(
         "--random-seed",
         type=int,
         default=argparse.SUPPRESS,
         metavar="SEED",
         help="seed of methods that draw random numbers; grid and voxelwise do not "
         f"(default: {Settings.random_seed})",
+    )
+
+
+def add_method_option(group: argparse._ActionsContainer, default: Any) -> None:
+    """Add ``--method-option``."""
+    group.add_argument(
+        "--method-option",
+        dest="method_options",
+        nargs="+",
+        action="extend",
+        default=default,
+        type=_named_text,
+        metavar="NAME=VALUE",
+        help="settings of the method (docs/methods.rst), such as steps=3000; paper=true makes "
+        "psvae, nbmf and grid do what the papers did",
     )
 
 
@@ -203,8 +289,13 @@ def settings_of(options: argparse.Namespace, methods: Sequence[str]) -> Settings
         If the file is faulty, or folders are missing or overlap.
     """
     typed = {f.name: getattr(options, f.name) for f in fields(Settings) if hasattr(options, f.name)}
-    if "derivatives" in typed:
-        typed["derivatives"] = _distinct(typed["derivatives"])
+    for key, option in (
+        ("derivatives", "--derivatives"),
+        ("noise_sd", "--noise-sd"),
+        ("method_options", "--method-option"),
+    ):
+        if key in typed:
+            typed[key] = distinct(option, typed[key])
     merged = (read_toml(options.config_file) if options.config_file else {}) | typed
     bids_dir, out_dir = merged["bids_dir"].resolve(), merged["out_dir"].resolve()
     work_dir = merged.get("work_dir") or _default_work_dir(bids_dir)
@@ -219,6 +310,9 @@ def settings_of(options: argparse.Namespace, methods: Sequence[str]) -> Settings
         "assume_nominal": tuple(dict.fromkeys(merged.get("assume_nominal", ()))),
         "derivatives": {n: p.resolve() for n, p in merged.get("derivatives", {}).items()},
     }
+    if merged.get("checkpoint") is not None:
+        merged |= {"checkpoint": merged["checkpoint"].resolve()}
+        merged.setdefault("mode", "transfer")
     settings = Settings(**merged)
     _check_values(settings, methods)
     _check_folders(settings)
@@ -232,6 +326,7 @@ def _check_values(settings: Settings, methods: Sequence[str]) -> None:
         ((settings.solver,), SOLVER_CHOICES, "solver"),
         (settings.assume_nominal, ASSUMABLE, "assume_nominal"),
         ((settings.device,), DEVICES, "device"),
+        ((settings.mode,), MODES, "mode"),
     ):
         wrong = [value for value in given if value not in known]
         if wrong:
@@ -243,6 +338,19 @@ def _check_values(settings: Settings, methods: Sequence[str]) -> None:
         raise UsageError(
             Fault("nprocs, memory_gb and verbose", found, "The first two must be positive")
         )
+    if (settings.mode == "fit") != (settings.checkpoint is None):
+        what = "trains networks" if settings.checkpoint else "needs trained networks"
+        mend = "leave --checkpoint out" if settings.checkpoint else "give --checkpoint FOLDER"
+        raise UsageError(Fault(f"--mode {settings.mode}", what, f"Choose another mode or {mend}"))
+    for stage, sd in settings.noise_sd.items():
+        if not 0 < sd <= sys.float_info.max:
+            raise UsageError(
+                Fault(
+                    f"--noise-sd {stage}={sd}",
+                    "is no standard deviation, which is a finite number above 0",
+                    "Give the SD of the noise of one volume in the units of the series",
+                )
+            )
     for dataset, path in settings.derivatives.items():
         if dataset == "raw" or not dataset.isalnum():
             raise UsageError(
@@ -284,18 +392,21 @@ def _check_folders(settings: Settings) -> None:
             )
 
 
-def _distinct(named: Sequence[tuple[str, Path]]) -> dict[str, Path]:
-    """Datasets by name; ``raw`` and repeated names are taken."""
-    datasets: dict[str, Path] = {}
-    for name, path in named:
-        if name in datasets or name == "raw":
-            raise UsageError(
-                Fault(
-                    f"--derivatives {name}={path}", f"the name '{name}' is taken", "Choose another"
-                )
-            )
-        datasets[name] = path
-    return datasets
+def distinct(option: str, named: Sequence[tuple[str, Value]]) -> dict[str, Value]:
+    """Values by name.
+
+    Raises
+    ------
+    UsageError
+        If a name comes twice.
+    """
+    values: dict[str, Value] = {}
+    for name, value in named:
+        if name in values:
+            what = f"'{name}' was given before, as {values[name]}"
+            raise UsageError(Fault(f"{option} {name}={value}", what, "Give each name once"))
+        values[name] = value
+    return values
 
 
 def _check_writable(folder: Path) -> None:

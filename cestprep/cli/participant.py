@@ -9,16 +9,16 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from cestprep.cli.device import use_device, used_device
 from cestprep.cli.parser import make_parser, settings_of
 from cestprep.errors import Fault, InputError, UsageError
-from cestprep.settings import Settings
+from cestprep.settings import ALL_STAGES, Settings
 
 if TYPE_CHECKING:
     from cestprep.bids.plan import SessionPlan
@@ -90,7 +90,7 @@ def plan_run(settings: Settings) -> Planned:
     Raises
     ------
     UsageError
-        For labels, recipes or datasets that do not exist.
+        For labels, recipes, stages or datasets that do not exist.
     """
     from cestprep.bids.plan import plan_session
     from cestprep.bids.session import (
@@ -101,9 +101,12 @@ def plan_run(settings: Settings) -> Planned:
         session_label,
     )
     from cestprep.data import load_recipe
+    from cestprep.inference import methods
     from cestprep.inference.recipe import Recipe
 
     recipe = Recipe.from_mapping(load_recipe(settings.recipe))
+    _check_stages(settings, [stage.name for stage in recipe.stages])
+    options = _method_options(settings)
     available = list_sessions(settings.bids_dir)
     chosen = choose_sessions(available, settings.participants, settings.sessions)
     subjects = list(dict.fromkeys(subject for subject, _ in chosen))
@@ -113,12 +116,83 @@ def plan_run(settings: Settings) -> Planned:
     for subject, session in chosen:
         try:
             files = select_session(layout, derivatives, subject, session, recipe.mask)
-            planned.plans.append(
-                plan_session(files, recipe, settings.assume_nominal, settings.solver)
+            plan = plan_session(
+                files,
+                recipe,
+                settings.assume_nominal,
+                settings.solver,
+                noise_sd=settings.noise_sd,
+                propagate=settings.propagate,
+                adapt=lambda problem: methods.adapted(settings.method, problem, options),
             )
+            planned.plans.append(_with_networks(plan, settings))
         except InputError as exc:
             planned.unusable[session_label(subject, session)] = exc
     return planned
+
+
+def _method_options(settings: Settings) -> Any:
+    """Options of the method.
+
+    Raises
+    ------
+    UsageError
+        If it has no such options, or no network to take from a checkpoint.
+    """
+    from cestprep.inference import methods
+
+    if settings.checkpoint is not None and not settings.checkpoint.is_dir():
+        option = f"--checkpoint {settings.checkpoint}"
+        raise UsageError(Fault(option, "is not a folder", "Give the folder of trained networks"))
+    if settings.checkpoint is not None and not methods.trains(methods.load(settings.method)):
+        trained = [n for n in methods.names() if methods.trains(methods.load(n))]
+        what = f"method {settings.method} has no network"
+        mend = f"Choose --method {' or '.join(trained)}, or leave --checkpoint out"
+        raise UsageError(Fault(f"--checkpoint {settings.checkpoint}", what, mend))
+    try:
+        return methods.options_of(settings.method, settings.method_options)
+    except ValueError as exc:
+        mend = "Correct it; docs/methods.rst lists them"
+        raise UsageError(Fault("--method-option", str(exc), mend)) from None
+
+
+def _with_networks(plan: SessionPlan, settings: Settings) -> SessionPlan:
+    """The plan with the networks of ``--checkpoint``.
+
+    Raises
+    ------
+    InputError
+        If there are none for it, or they were trained for something else.
+    """
+    if settings.checkpoint is None:
+        return plan
+    from cestprep.bids.networks import fault_of, find_networks, read_network
+    from cestprep.inference.checkpoint import describe
+
+    names = [stage.stage.name for stage in plan.stages]
+    paths = find_networks(settings.checkpoint, names, plan.subject)
+    stages, faults = [], []
+    for stage in plan.stages:
+        path = paths[stage.stage.name]
+        described = describe(stage.problem, plan.propagate)
+        faults.append(fault_of(path, read_network(path), settings.method, described))
+        stages.append(replace(stage, network=path))
+    if any(faults):
+        raise InputError(*(fault for fault in faults if fault is not None))
+    return replace(plan, stages=tuple(stages))
+
+
+def _check_stages(settings: Settings, stages: Sequence[str]) -> None:
+    """Refuse options that name stages the recipe does not have."""
+    for name, value in settings.noise_sd.items():
+        if name not in (*stages, ALL_STAGES):
+            raise UsageError(
+                Fault(
+                    f"--noise-sd {name}={value}",
+                    f"recipe {Path(settings.recipe).stem} has no stage '{name}'",
+                    f"Choose from {', '.join(stages)}, or give the value alone for all",
+                )
+            )
 
 
 def _say_unusable(planned: Planned) -> None:

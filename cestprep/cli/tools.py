@@ -13,6 +13,7 @@ from pathlib import Path
 from cestprep import __version__
 from cestprep.cli.device import add_device_option, use_device
 from cestprep.cli.simulate import add_simulate
+from cestprep.cli.train import add_train
 from cestprep.errors import UsageError
 
 
@@ -38,6 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_device_option(demo)
     demo.set_defaults(run=_demo)
     add_simulate(commands)
+    add_train(commands)
     return parser
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -57,21 +58,34 @@ def simulate(
     voxels = sampler.draw_voxels(like, count, rng)
     known = sampler.draw_truth(voxels, rng)
     size = voxels_per_chunk(problem, None, dtype)
-    run = jax.jit(lambda theta, known: problem.normalize(problem.signal(theta, known)))
-    clean = over_chunks(run, [theta, known], size, progress)
+    run = partial(_normalized, problem)
+    clean, theta = over_chunks(run, [theta, known], size, progress)
     return Simulated(np.asarray(unconstrained.to_u(problem, jnp.asarray(theta))), clean, voxels)  # type: ignore[arg-type]
+
+
+@partial(jax.jit, static_argnums=0)
+def _normalized(problem: InverseProblem, theta: Array, known: Array) -> tuple[Array, Array]:
+    """Normalised signals, and the parameters that give them: a free scale is divided too."""
+    z = problem.signal(theta, known)
+    names = [f.parameter for f in problem.free]
+    if "m0" in names:
+        theta = theta.at[names.index("m0")].divide(problem.scale(z))
+    return problem.normalize(z), theta
 
 
 def measurements(problem: InverseProblem, voxels: Voxels, u: Array) -> Measurements:
     """Voxels with the metric that errors of their known parameters have at an estimate."""
-
-    def along(*chunk: Array) -> Array:
-        some = Voxels(*chunk[:4])
-        theta = unconstrained.to_theta(problem, chunk[4])
-        return likelihood.metric(likelihood.carried(problem, theta, some), some.noise).along
-
     size = voxels_per_chunk(problem, None, np.asarray(voxels.data).dtype)
-    return Measurements(voxels, over_chunks(jax.jit(along), [*voxels, np.asarray(u)], size))
+    along = over_chunks(
+        lambda *chunk: _along(problem, Voxels(*chunk[:4]), chunk[4]), [*voxels, np.asarray(u)], size
+    )
+    return Measurements(voxels, along)
+
+
+@partial(jax.jit, static_argnums=0)
+def _along(problem: InverseProblem, voxels: Voxels, u: Array) -> Array:
+    theta = unconstrained.to_theta(problem, u)
+    return likelihood.metric(likelihood.carried(problem, theta, voxels), voxels.noise).along
 
 
 def _log_scale(factor: Array) -> Array:
@@ -90,8 +104,7 @@ def truth_loss(problem: InverseProblem, batch: int) -> Loss:
         index = jax.random.randint(chosen, (batch,), 0, data.u.shape[1])
         u, clean = data.u[:, index], data.clean[:, index]
         voxels = Voxels(*(x[..., index] for x in data.voxels))
-        scale = problem.scale(clean)
-        noisy = clean + voxels.noise * scale * jax.random.normal(drawn, clean.shape)
+        noisy = clean + voxels.noise * jax.random.normal(drawn, clean.shape)
         mean, factor = predict(network, voxels._replace(data=problem.normalize(noisy)))
         white = linalg.solve_lower(factor, u - mean)
         return jnp.mean(0.5 * jnp.sum(white**2, axis=0) + _log_scale(factor))
@@ -118,5 +131,30 @@ def evidence_loss(problem: InverseProblem, batch: int) -> Loss:
         )
         prior = unconstrained.log_prior(both)
         return jnp.mean(0.25 * misfit) - jnp.mean(prior) - jnp.mean(_log_scale(factor))
+
+    return loss
+
+
+def signal_loss(problem: InverseProblem, batch: int, parameter_noise: float) -> Loss:
+    """Minus log posterior of what the network says of noisier copies of measured voxels.
+
+    Parameters
+    ----------
+    problem : InverseProblem
+    batch : int
+    parameter_noise : float
+        SD of parameters around the answer, unconstrained.
+    """
+
+    def loss(network: Network, voxels: Voxels, key: Array) -> Array:
+        chosen, drawn, varied = jax.random.split(key, 3)
+        index = jax.random.randint(chosen, (batch,), 0, voxels.noise.size)
+        some = Voxels(*(x[..., index] for x in voxels))
+        noisy = some.data + some.noise * jax.random.normal(drawn, some.data.shape)
+        mean, _ = predict(network, some._replace(data=problem.normalize(noisy)))
+        u = mean + parameter_noise * jax.random.normal(varied, mean.shape)
+        away = problem.predict(unconstrained.to_theta(problem, u), some.known) - some.data
+        misfit = 0.5 * jnp.sum(away**2, axis=0) / some.noise**2
+        return jnp.mean(misfit - unconstrained.log_prior(mean))
 
     return loss

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -11,7 +11,22 @@ import numpy as np
 from cestprep.inference.problem import InverseProblem
 from cestprep.physics.bloch import n_states
 
-Progress = Callable[[int, int], None]
+
+class Progress(Protocol):
+    """Listener to a long step."""
+
+    def __call__(self, done: int, total: int) -> None:
+        """Hear that ``done`` of ``total`` are finished."""
+        ...
+
+    def phase(self, what: str, unit: str) -> Progress:
+        """Listener to a part of the step, which counts something else."""
+        ...
+
+
+def phase(progress: Progress | None, what: str, unit: str = "voxels") -> Progress | None:
+    """Listener to a part of a step, if anybody listens."""
+    return None if progress is None else progress.phase(what, unit)
 
 
 def voxels_per_chunk(problem: InverseProblem, memory_mb: float | None, dtype: np.dtype) -> int:
@@ -51,3 +66,14 @@ def over_chunks(
         if progress is not None:
             progress(start + kept, total)
     return jax.tree.map(lambda *xs: np.concatenate(xs, axis=-1), *parts)
+
+
+def replaced(whole: Any, where: np.ndarray, part: Any) -> Any:
+    """Pytree of arrays ``(..., V)`` with the voxels at ``where`` (indices) taken from another."""
+
+    def merge(old: Any, new: Any) -> np.ndarray:
+        merged = np.array(old)
+        merged[..., where] = new
+        return merged
+
+    return jax.tree.map(merge, whole, part)

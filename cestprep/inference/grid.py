@@ -18,9 +18,11 @@ import numpy as np
 from jax import Array
 
 from cestprep.inference import likelihood
-from cestprep.inference.chunks import Progress, over_chunks, voxels_per_chunk
+from cestprep.inference.chunks import Progress, over_chunks, replaced, voxels_per_chunk
+from cestprep.inference.interpolation import chebyshev_nodes, lagrange_matrix
 from cestprep.inference.likelihood import Metric, Voxels
-from cestprep.inference.problem import InverseProblem
+from cestprep.inference.measured import GAUSSIAN_QUANTILE
+from cestprep.inference.problem import InverseProblem, predict_voxels
 
 #: Cells per axis of the levels that look for the density, and of the last one, by dimensions.
 SEARCH_CELLS = {1: 200, 2: 24, 3: 12}
@@ -93,8 +95,7 @@ class Density(NamedTuple):
 
 def curvable(problem: InverseProblem) -> bool:
     """Whether the free parameters on the axes are one pool's fraction and rate, in this order."""
-    layout = Layout(problem, 1)
-    names = [problem.free[i].parameter for i in layout.gridded]
+    names = [f.parameter for f in problem.free if f.parameter != "m0"]
     kinds = [name.rpartition(".")[2] for name in names]
     return kinds == ["fraction", "k_exchange"] and len({n.rpartition(".")[0] for n in names}) == 1
 
@@ -108,14 +109,8 @@ def _centres(cells: int, dimensions: int) -> np.ndarray:
 
 def _interpolation(cells: int) -> tuple[np.ndarray, np.ndarray]:
     """Chebyshev nodes in (0, 1) and the matrix (cells, nodes) from their values to the centres."""
-    nodes = 0.5 - 0.5 * np.cos(np.pi * (np.arange(_NODES) + 0.5) / _NODES)
-    centres = (np.arange(cells) + 0.5) / cells
-    matrix = np.ones((cells, _NODES))
-    for j in range(_NODES):
-        for m in range(_NODES):
-            if m != j:
-                matrix[:, j] *= (centres - nodes[m]) / (nodes[j] - nodes[m])
-    return nodes, matrix
+    nodes = 0.5 + 0.5 * chebyshev_nodes(_NODES)
+    return nodes, lagrange_matrix(nodes, (np.arange(cells) + 0.5) / cells)
 
 
 def _coordinates(layout: Layout, unit: Array, low: Array, high: Array) -> tuple[Array, Array]:
@@ -153,7 +148,7 @@ def _interpolated(nodes: Array, rows: Array, matrix: Array, dimensions: int) -> 
     values = jnp.moveaxis(jnp.tensordot(nodes, rows, axes=(lead, 1)), -1, lead)
     for axis in range(lead + 1, values.ndim):
         values = jnp.moveaxis(jnp.tensordot(values, matrix, axes=(axis, 1)), -1, axis)
-    return values.reshape(*values.shape[:lead], -1)
+    return values.reshape(*values.shape[:lead], int(np.prod(values.shape[lead:])))
 
 
 def _density(layout: Layout, low: Array, high: Array, voxel: Voxels) -> Density:
@@ -364,7 +359,7 @@ def _intervals(
     for i in range(mean.shape[0]):
         if i == layout.linear:
             sd = jnp.sqrt(covariance[i, i])
-            ends.append(mean[i] + jnp.asarray([-1.96, 1.96], weight.dtype) * sd)
+            ends.append(mean[i] + jnp.asarray([-1, 1], weight.dtype) * GAUSSIAN_QUANTILE * sd)
         elif layout.curved:
             order = jnp.argsort(density.theta[i])
             middle = jnp.cumsum(weight[order]) - 0.5 * weight[order]
@@ -455,7 +450,7 @@ class Found:
     ----------
     summary : Summary
     fitted : ndarray, shape (n, V)
-        Signal at the posterior mean.
+        Signal in the best cell.
     low, high : ndarray, shape (dimensions, V)
         Box of the final grid, in the coordinates of its axes.
     curved : ndarray of bool, shape (V,)
@@ -500,17 +495,13 @@ def explore(problem: InverseProblem, voxels: Voxels, box: Box | None = None) -> 
         raise ValueError(f"a grid has at most three axes, {d} parameters are free")
     search = Layout(problem, SEARCH_CELLS[d], curved)
     if box is None:
-        bounds = jnp.asarray(problem.bounds[plain.gridded], voxels.data.dtype)
-        box = Box(*(jnp.broadcast_to(b[:, None], (d, count)) for b in bounds.T))
+        box = _whole_range(plain, voxels)
     for _ in range(2):
         box = level(search, box, voxels).next_box
     end = level(Layout(problem, FINAL_CELLS[d], curved), box, voxels)
-    fitted = _fitted(problem, end.summary.mean, voxels.known)
+    fitted = predict_voxels(problem, end.summary.best, voxels.known)
     bent, kind = end.curved_box, jnp.full(count, curved)
     return Found(end.summary, fitted, box.low, box.high, kind, bent.low, bent.high)
-
-
-_fitted = jax.jit(lambda problem, theta, known: problem.predict(theta, known), static_argnums=0)
 
 
 def explore_all(problem: InverseProblem, voxels: Voxels, progress: Progress | None = None) -> Found:
@@ -526,14 +517,43 @@ def explore_all(problem: InverseProblem, voxels: Voxels, progress: Progress | No
     box = Box(found.curved_low[:, thin], found.curved_high[:, thin])
     again = _explore_chunks(problem, some, box, None)
     better = again.summary.cells_in_region > found.summary.cells_in_region[thin]
-
-    def merge(old: np.ndarray, new: np.ndarray) -> np.ndarray:
-        merged = old.copy()
-        merged[..., thin[better]] = new[..., better]
-        return merged
-
-    merged: Found = jax.tree.map(merge, found, again)
+    merged: Found = replaced(found, thin[better], jax.tree.map(lambda x: x[..., better], again))
     return merged
+
+
+def published_all(
+    problem: InverseProblem, voxels: Voxels, progress: Progress | None = None
+) -> Found:
+    """Posteriors as the literature's reference has them (arXiv 2602.03317).
+
+    One grid of fixed cells over the whole prior, known parameters exact, and as noise each voxel's
+    least distance over the root of the number of volumes.
+    """
+    layout = Layout(problem, FINAL_CELLS[Layout(problem, 1).dimensions])
+    exact = voxels._replace(factor=voxels.factor[:, :0])
+    first = _fixed_all(layout, exact, None)
+    least = np.linalg.norm(first.fitted - exact.data, axis=0) / np.sqrt(len(exact.data))
+    return _fixed_all(layout, exact._replace(noise=least.astype(exact.noise.dtype)), progress)
+
+
+def _fixed_all(layout: Layout, voxels: Voxels, progress: Progress | None) -> Found:
+    def run(*chunk: Any) -> Found:
+        some = Voxels(*chunk)
+        box = _whole_range(layout, some)
+        end = level(layout, box, some)
+        fitted = predict_voxels(layout.problem, end.summary.best, some.known)
+        straight = jnp.zeros(some.noise.size, bool)
+        return Found(end.summary, fitted, *box, straight, *end.curved_box)
+
+    size = min(_VOXELS_TOGETHER, voxels.data.shape[1])
+    found: Found = over_chunks(run, list(voxels), size, progress)
+    return found
+
+
+def _whole_range(layout: Layout, voxels: Voxels) -> Box:
+    bounds = jnp.asarray(layout.problem.bounds[layout.gridded], voxels.data.dtype)
+    shape = layout.dimensions, voxels.data.shape[1]
+    return Box(*(jnp.broadcast_to(b[:, None], shape) for b in bounds.T))
 
 
 def _explore_chunks(

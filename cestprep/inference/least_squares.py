@@ -173,6 +173,7 @@ def _covariance(
     jacobian: Array,
     fitted: Array,
     cost: Array,
+    noise: Array | None,
     known_tangents: Array | None,
     known_covariance: Array,
 ) -> Array:
@@ -190,7 +191,7 @@ def _covariance(
         z2 = jnp.sum(fitted**2, axis=0) - n_m0
         explained = jnp.sum(hat * linalg.solve(_regular(fisher), hat[:, None])[:, 0], axis=0)
         dof = dof + 1 - n_m0 + jnp.maximum(z2 - explained, 0.0) / n_m0
-    variance = cost / dof + _floor(fitted.dtype) ** 2
+    variance = (cost / dof if noise is None else noise**2) + _floor(fitted.dtype) ** 2
     posterior = linalg.inverse(fisher + 12.0 * variance * _eye_like(fisher))
     meat = fisher + 12.0 * variance * _eye_like(fisher)
     if problem.normalization == "m0":
@@ -215,21 +216,32 @@ def _sandwich(bread: Array, meat: Array) -> Array:
     return jnp.einsum("ijv,jkv,klv->ilv", bread, meat, bread)
 
 
-@partial(jax.jit, static_argnames=("problem", "options"))
-def fit_chunk(
-    problem: InverseProblem, options: Options, data: Array, known: Array, known_covariance: Array
-) -> Fit:
-    """Multi-start fit of a chunk of voxels.
+class Given(NamedTuple):
+    """What a fit is given for a chunk of voxels, voxels last.
 
-    Parameters
+    Attributes
     ----------
-    problem : InverseProblem
-    options : Options
     data : Array, shape (n_volumes, V)
-        Normalised by ``problem.normalize``.
+        Normalised by the problem.
     known : Array, shape (q, V)
     known_covariance : Array, shape (q, q, V)
+    noise : Array, shape (V,), or None
+        SD of one volume over the voxel's scale; None: what the residual leaves.
+    start : Array, shape (p, V), or None
+        Where to begin, package units; None: at the best of many places.
     """
+
+    data: Array
+    known: Array
+    known_covariance: Array
+    noise: Array | None = None
+    start: Array | None = None
+
+
+@partial(jax.jit, static_argnames=("problem", "options"))
+def fit_chunk(problem: InverseProblem, options: Options, given: Given) -> Fit:
+    """Least-squares fit of a chunk of voxels."""
+    data, known = given.data, given.known
     low, high = (jnp.asarray(b, data.dtype)[:, None] for b in problem.bounds.T)
     width = high - low
 
@@ -241,9 +253,12 @@ def fit_chunk(
         theta = low + jnp.broadcast_to(u[:, None], (u.size, data.shape[1])) * width
         return jnp.sum((problem.predict(theta, known) - data) ** 2, axis=0)
 
-    points = jnp.asarray(starting_points(len(problem.free), options.n_screened), data.dtype)
-    order = jnp.argsort(jax.lax.map(misfit, points), axis=0)[: options.n_starts]
-    starts = jnp.moveaxis(points[order], -1, 1)  # (n_starts, p, V)
+    if given.start is None:
+        points = jnp.asarray(starting_points(len(problem.free), options.n_screened), data.dtype)
+        order = jnp.argsort(jax.lax.map(misfit, points), axis=0)[: options.n_starts]
+        starts = jnp.moveaxis(points[order], -1, 1)  # (n_starts, p, V)
+    else:
+        starts = jnp.clip((given.start - low) / width, 0.0, 1.0)[None]
     dof = float(degrees_of_freedom(problem))
     ends, converged = jax.lax.map(lambda u: _minimize(linearize, data, u, dof, options), starts)
     best = jnp.argmin(jnp.where(jnp.isfinite(ends.cost), ends.cost, jnp.inf), axis=0)
@@ -256,7 +271,9 @@ def fit_chunk(
     theta = low + u * width
     tangents = problem.known_tangents(theta, known) if known.shape[0] else None
     fitted = residual + data
-    covariance = _covariance(problem, jacobian, fitted, cost, tangents, known_covariance)
+    covariance = _covariance(
+        problem, jacobian, fitted, cost, given.noise, tangents, given.known_covariance
+    )
     return Fit(
         theta=theta,
         covariance=covariance * width[:, None] * width[None],

@@ -26,8 +26,9 @@ class Voxels(NamedTuple):
     data : Array, shape (n, V)
         Normalised by the problem.
     known : Array, shape (q, V)
-    factor : Array, shape (q, q, V)
-        Lower factor of the covariance of ``known``.
+    factor : Array, shape (q, r, V)
+        Factor of the covariance of ``known``: lower triangular, or without columns (r = 0) where
+        all of them count as exact.
     noise : Array, shape (V,)
         SD of one volume over the voxel's scale.
     """
@@ -45,7 +46,7 @@ class Metric(NamedTuple):
     ----------
     noise : Array, shape (...)
         s.
-    along : Array, shape (q, n, ...)
+    along : Array, shape (r, n, ...)
         W: the directions of carried errors, shortened.
     log_determinant : Array, shape (...)
         Of I + K K^T / s^2.
@@ -57,7 +58,9 @@ class Metric(NamedTuple):
 
 
 def carried(problem: InverseProblem, theta: Array, voxels: Voxels) -> Array:
-    """Signal changes K that one SD of each known parameter causes, shape (q, n, V)."""
+    """Signal changes K that one SD of each known parameter causes, shape (r, n, V)."""
+    if not voxels.factor.shape[1]:
+        return jnp.zeros((0, *voxels.data.shape), jnp.asarray(voxels.data).dtype)
     tangents = problem.known_tangents(theta, jnp.asarray(voxels.known))
     return jnp.einsum("qnv,qrv->rnv", tangents, voxels.factor)
 
@@ -94,3 +97,10 @@ def information(metric: Metric, jacobian: Array, residual: Array) -> tuple[Array
     fisher = [[product(metric, jacobian[i], jacobian[j]) for j in rows] for i in rows]
     gradient = jnp.stack([product(metric, jacobian[i], residual) for i in rows])
     return jnp.stack([jnp.stack(row) for row in fisher]), gradient
+
+
+def distance2(problem: InverseProblem, theta: Array, voxels: Voxels) -> Array:
+    """Squared distance of the data from the signal of parameters, shape (V,)."""
+    known = jnp.asarray(voxels.known)
+    residual = jnp.asarray(voxels.data) - problem.predict(theta, known)
+    return product(metric(carried(problem, theta, voxels), voxels.noise), residual, residual)

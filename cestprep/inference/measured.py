@@ -13,13 +13,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy.special import ndtri
+from scipy.special import chdtrc, ndtri
 
 from cestprep.inference.estimate import Estimate, Validity, high_nrmse, solver_code
+from cestprep.inference.least_squares import degrees_of_freedom
+from cestprep.inference.noise import RESIDUAL
 from cestprep.inference.problem import InverseProblem, Observation
 
 CREDIBLE_LEVEL = 0.95
 GAUSSIAN_QUANTILE = float(ndtri(0.5 + CREDIBLE_LEVEL / 2))
+#: Voxels with a p-value below are misfits where the noise is thermal.
+MISFIT_P = 1e-3
+#: The code of a voxel is the first of these that applies.
+_GRAVEST_FIRST = (
+    Validity.NOT_CONVERGED,
+    Validity.OUT_OF_RANGE,
+    Validity.MISFIT,
+    Validity.AT_BOUND,
+    Validity.NOT_GAUSSIAN,
+)
 Values: TypeAlias = np.ndarray | Array
 #: What the intervals are where a method gives moments only.
 CUT_GAUSSIAN = "Gaussian, cut at the bounds; the whole range where a parameter lies at its bound"
@@ -41,7 +53,9 @@ class Measured:
     scale : ndarray, shape (F,)
         By which the measured signal was divided.
     noise : ndarray, shape (F,), or None
-        SD of one volume over ``scale``, where a source independent of the fit is known.
+        SD of one volume over ``scale``, where it is known.
+    thermal : bool
+        Whether the noise comes from a source independent of the fit, so that misfit shows.
     """
 
     problem: InverseProblem
@@ -51,6 +65,7 @@ class Measured:
     known_covariance: np.ndarray
     scale: np.ndarray
     noise: np.ndarray | None
+    thermal: bool
 
     @classmethod
     def of(cls, problem: InverseProblem, observation: Observation) -> Measured:
@@ -77,6 +92,7 @@ class Measured:
             chosen.known_covariance.astype(dtype),
             total,
             noise,
+            noise is not None and observation.noise_source != RESIDUAL,
         )
 
     @property
@@ -96,6 +112,7 @@ class Measured:
             self.known_covariance[:, :, voxels],
             self.scale[voxels],
             None if self.noise is None else self.noise[voxels],
+            self.thermal,
         )
 
     def blank(self) -> Estimate:
@@ -110,6 +127,7 @@ class Measured:
         fitted: Values,
         *,
         at_bound: Values,
+        chi2: Values | None = None,
         interval: tuple[Values, Values] | None = None,
         codes: Mapping[Validity, Values] | None = None,
     ) -> Estimate:
@@ -122,28 +140,31 @@ class Measured:
         fitted : ndarray, shape (n, F)
             Model signal on the scale of ``data``.
         at_bound : ndarray of bool, shape (F,)
+        chi2 : ndarray, shape (F,), optional
+            Squared distance of the data from ``fitted`` in units of the noise, carried errors
+            accounted for; needed where the noise is thermal.
         interval : pair of ndarray, shape (p, F), optional
             Central 95 % intervals; else those of a Gaussian, cut off at the bounds, all of the
             range for voxels at a bound.
         codes : mapping of Validity to ndarray of bool, optional
-            Further findings, the first that is true counting most.
+            Further findings.
         """
         theta, covariance, fitted = (np.asarray(x) for x in (theta, covariance, fitted))
         failed: Any = ~(np.isfinite(theta).all(axis=0) & np.isfinite(covariance).all(axis=(0, 1)))
         failed |= ~np.isfinite(fitted).all(axis=0)
         theta, covariance, fitted = (np.where(failed, 0, x) for x in (theta, covariance, fitted))
-        found: dict[Validity, np.ndarray] = {Validity.NOT_CONVERGED: failed}
-        for code, voxels in (codes or {}).items():
-            found[code] = np.logical_or(found.get(code, failed & False), voxels)
         nrmse = unit_norm_distance(fitted, self.data)
         r_squared = _r_squared(fitted, self.data)
-        if Validity.MISFIT not in found:
-            found[Validity.MISFIT] = high_nrmse(nrmse, ~found[Validity.NOT_CONVERGED])
-        found[Validity.MISFIT] = found[Validity.MISFIT] | (r_squared < 0)
-        found[Validity.AT_BOUND] = np.asarray(at_bound)
+        found: dict[Validity, Any] = {Validity.AT_BOUND: np.asarray(at_bound), **(codes or {})}
+        found[Validity.NOT_CONVERGED] = failed | found.get(Validity.NOT_CONVERGED, False)
+        if chi2 is not None and self.thermal:
+            misfit = misfit_probability(self.problem, chi2) < MISFIT_P
+        else:
+            misfit = high_nrmse(nrmse, ~found[Validity.NOT_CONVERGED])
+        found[Validity.MISFIT] = misfit | (r_squared < 0)
         validity = np.full(nrmse.shape, Validity.OK, np.uint8)
-        for code, voxels in reversed(list(found.items())):
-            validity[voxels] = code
+        for code in reversed(_GRAVEST_FIRST):
+            validity[found.get(code, False) & np.ones(nrmse.shape, bool)] = code
         lower, upper = interval or self._gaussian_interval(theta, covariance, np.asarray(at_bound))
         part = Estimate(
             mean=theta,
@@ -166,6 +187,12 @@ class Measured:
         lower = np.where(at_bound, low, np.maximum(theta - reach, low))
         upper = np.where(at_bound, high, np.minimum(theta + reach, high))
         return lower, upper
+
+
+def misfit_probability(problem: InverseProblem, chi2: Values) -> np.ndarray:
+    """Probability of a squared distance this large, in units of thermal noise, shape (F,)."""
+    p: np.ndarray = chdtrc(degrees_of_freedom(problem), np.asarray(chi2, float))
+    return p
 
 
 def unit_norm_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -22,18 +22,15 @@ _LEAST_LOG, _MOST_LOG = -7.0, 1.5
 
 def features(voxels: Voxels) -> Array:
     """Inputs of the network, shape (d, V): signal, known values, their errors, noise level."""
-    q = voxels.known.shape[0]
-    below = [voxels.factor[i, j] for i in range(q) for j in range(i + 1)]
-    return jnp.concatenate(
-        [
-            jnp.asarray(voxels.data),
-            jnp.asarray(voxels.known),
-            jnp.stack([jnp.asarray(x) for x in below])
-            if below
-            else jnp.zeros((0, voxels.noise.size)),
-            jnp.log(jnp.asarray(voxels.noise))[None],
-        ]
-    )
+    q, r = voxels.factor.shape[:2]
+    nothing = jnp.zeros_like(jnp.asarray(voxels.noise))
+    below = [voxels.factor[i, j] if j < r else nothing for i in range(q) for j in range(i + 1)]
+    rows = [
+        jnp.asarray(voxels.data),
+        jnp.asarray(voxels.known),
+        *(jnp.asarray(x)[None] for x in below),
+    ]
+    return jnp.concatenate([*rows, jnp.log(jnp.asarray(voxels.noise))[None]])
 
 
 class Network(eqx.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -43,6 +44,7 @@ def compare_normalizations(
     observation: Observation,
     estimate: Estimate,
     method: Method,
+    options: Any,
     seed: int = 0,
     most_voxels: int = 64,
 ) -> Comparison | None:
@@ -55,6 +57,7 @@ def compare_normalizations(
     problem, observation, estimate
         A stage, its data and its result, for the same voxels.
     method : Method
+    options : Options of the method
     seed : int
     most_voxels : int
         Enough for a median known to a few percent at small cost.
@@ -66,10 +69,12 @@ def compare_normalizations(
     count = min(most_voxels, valid.size)
     chosen = valid[np.linspace(0, valid.size - 1, count).round().astype(int)]
     some, found = observation.take(chosen), estimate.take(chosen)
-    if hasattr(method, "learn"):  # training again would take longer than the comparison is worth
+    if methods.trains(method):  # training again would take longer than the comparison is worth
         method = methods.load("voxelwise")
-        found = estimate_voxels(method, problem, some, seed)
-    again = estimate_voxels(method, dataclasses.replace(problem, normalization=other), some, seed)
+        options = method.Options()
+        found = estimate_voxels(method, problem, some, options=options)
+    changed = dataclasses.replace(problem, normalization=other)
+    again = estimate_voxels(method, changed, some, seed, options=options)
     both = again.valid & found.valid
     if not both.any():
         return None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from cestprep.inference.noise import RESIDUAL
 from cestprep.inference.recipe import AUXILIARY, FreeParameter, Normalization, Recipe, Stage
 from cestprep.physics import simulate
 from cestprep.physics.pools import Parameters, PoolModel
@@ -27,14 +29,17 @@ class Observation:
     known_covariance : ndarray, shape (q, q, V)
         Their covariance; zeros where they count as exact.
     noise_sd : ndarray, shape (V,), or None
-        SD of one volume in the units of ``data``, from a source independent of the fit
-        (`cestprep.inference.noise`); None where there is none.
+        SD of one volume in the units of ``data``; None where it is not known yet.
+    noise_source : str
+        Where it comes from: a `cestprep.inference.noise.Noise.source`, or `RESIDUAL` where there
+        is none that is independent of the fit.
     """
 
     data: np.ndarray
     known: np.ndarray
     known_covariance: np.ndarray
     noise_sd: np.ndarray | None = None
+    noise_source: str = RESIDUAL
 
     def __post_init__(self) -> None:
         q, v = self.known.shape
@@ -48,6 +53,7 @@ class Observation:
             self.known[:, voxels],
             self.known_covariance[:, :, voxels],
             None if self.noise_sd is None else self.noise_sd[voxels],
+            self.noise_source,
         )
 
 
@@ -147,3 +153,7 @@ class InverseProblem:
     def known_tangents(self, theta: Array, known: Array) -> Array:
         """Jacobian of the prediction in the known parameters, shape (q, n, V)."""
         return simulate.value_and_tangents(lambda b: self.predict(theta, b), known)[1]
+
+
+#: `InverseProblem.predict`, compiled once per problem.
+predict_voxels = jax.jit(InverseProblem.predict, static_argnums=0)

@@ -1,8 +1,10 @@
-"""Local posterior around a first answer: Gauss-Newton to the mode, then moments by quadrature.
+"""Local posterior around a first answer: Gauss-Newton to the mode, then moments of the density.
 
 In unconstrained space, with the likelihood of `cestprep.inference.likelihood`.  A covariance that
-is centred on the mode misses the tails of a bent ridge; moments matched to the density itself, at
-Gauss-Hermite nodes of the Gaussian found so far, do not.
+is centred on the mode misses the tails of a bent ridge; moments of the density itself do not.  For
+them the signal is simulated at a few Chebyshev nodes around the mode: between these it is a
+polynomial, so the squared distance from the data is one too, and its values in hundreds of cells
+cost a product of matrices.
 """
 
 from __future__ import annotations
@@ -16,47 +18,61 @@ import numpy as np
 from jax import Array
 
 from cestprep.inference import likelihood, linalg, unconstrained
+from cestprep.inference.interpolation import chebyshev_nodes, lagrange_matrix
 from cestprep.inference.likelihood import Metric, Voxels
 from cestprep.inference.problem import InverseProblem
 
-_STEPS = 12
-_PASSES = 2
-_NODES_PER_AXIS = {1: 9, 2: 5, 3: 5}
-#: Nodes lie this much wider than the Gaussian whose density they probe.
-_WIDENED = 1.25
+#: By the number of free parameters: nodes and cells per axis.
+NODES = {1: 7, 2: 4, 3: 3}
+_CELLS = {1: 81, 2: 21, 3: 11}
+#: Half the width of the box around the mode, in SD.
+REACH = 4.0
+#: Gauss-Newton has converged where the next step is shorter than this many SD.
+_CONVERGED_SD = 0.1
 
 
-class Refined(NamedTuple):
-    """Local posterior of a chunk of voxels; arrays end in (V,).
+class Mode(NamedTuple):
+    """Highest density near a first answer; unconstrained, voxels last.
 
     Attributes
     ----------
-    mode : Array, shape (p, V)
-        Unconstrained place of the highest density found.
-    u_mean : Array, shape (p, V)
-    u_factor : Array, shape (p, p, V)
-        Moments in unconstrained space; the covariance's lower factor.
-    mean : Array, shape (p, V)
-    covariance : Array, shape (p, p, V)
-        Moments in package units.
-    fitted : Array, shape (n, V)
-        Signal at the mode.
+    u : Array, shape (p, V)
+    factor : Array, shape (p, p, V)
+        Lower factor of the inverse Hessian.
     chi2 : Array, shape (V,)
-        Squared distance of the data from it, carried errors accounted for.
+        Squared distance of the data from the signal there, carried errors accounted for.
     converged : Array of bool, shape (V,)
-    departure : Array, shape (V,)
-        SD of the log-ratio of the density and the Gaussian of its moments, under the density.
     """
 
-    mode: Array
+    u: Array
+    factor: Array
+    chi2: Array
+    converged: Array
+
+
+class Local(NamedTuple):
+    """Moments of a posterior; voxels last.
+
+    Attributes
+    ----------
+    u_mean : Array, shape (p, V)
+    u_factor : Array, shape (p, p, V)
+        In unconstrained space; the covariance's lower factor.
+    mean : Array, shape (p, V)
+    covariance : Array, shape (p, p, V)
+        In package units.
+    departure : Array, shape (V,)
+        SD of the log-ratio of the density and the Gaussian of its moments, under the density.
+    edge : Array, shape (V,)
+        Mass in the outermost cells of the box.
+    """
+
     u_mean: Array
     u_factor: Array
     mean: Array
     covariance: Array
-    fitted: Array
-    chi2: Array
-    converged: Array
     departure: Array
+    edge: Array
 
 
 def _metric_at(problem: InverseProblem, u: Array, voxels: Voxels) -> Metric:
@@ -92,7 +108,7 @@ def _curvature(
 
 
 def _to_mode(
-    problem: InverseProblem, u: Array, voxels: Voxels, metric: Metric, steps: int
+    problem: InverseProblem, u: Array, voxels: Voxels, metric: Metric, steps: int | Array
 ) -> _State:
     """Damped Gauss-Newton, a fixed number of steps, each kept only where it helps."""
 
@@ -123,47 +139,57 @@ def _to_mode(
     return end
 
 
-def gaussian_nodes(p: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes (p, m) and weights (m,) for a standard normal density in p dimensions."""
-    x, w = np.polynomial.hermite_e.hermegauss(_NODES_PER_AXIS[p])
-    mesh = np.meshgrid(*[x] * p, indexing="ij")
-    weights = np.meshgrid(*[w / w.sum()] * p, indexing="ij")
-    return np.stack([m.ravel() for m in mesh]), np.prod([m.ravel() for m in weights], axis=0)
+@partial(jax.jit, static_argnames=("problem",))
+def climb(problem: InverseProblem, voxels: Voxels, u: Array, steps: int | Array) -> Mode:
+    """Go from a first answer ``(p, V)`` to the mode, in unconstrained space."""
+    metric = _metric_at(problem, u, voxels)
+    end = _to_mode(problem, u, voxels, metric, steps)
+    newton = linalg.solve(end.hessian, end.gradient[:, None])[:, 0]
+    decrement = jnp.sqrt(jnp.maximum(jnp.sum(newton * end.gradient, axis=0), 0.0))
+    return Mode(
+        u=end.u,
+        factor=linalg.cholesky(linalg.inverse(end.hessian)),
+        chi2=2.0 * (end.loss + unconstrained.log_prior(end.u)),
+        converged=(decrement < _CONVERGED_SD) & jnp.isfinite(end.loss),
+    )
 
 
-class _Moments(NamedTuple):
-    u_mean: Array
-    u_factor: Array
-    mean: Array
-    covariance: Array
-    departure: Array
+def _mesh(axis: np.ndarray, dimensions: int) -> np.ndarray:
+    """All combinations of values, shape (dimensions, values ** dimensions)."""
+    mesh = np.meshgrid(*[axis] * dimensions, indexing="ij")
+    return np.stack([m.ravel() for m in mesh])
 
 
-def _moments(
-    problem: InverseProblem, mean: Array, factor: Array, voxels: Voxels, metric: Metric
-) -> _Moments:
-    """Moments of the density at the nodes of a Gaussian of given mean and factor."""
-    z, w = (jnp.asarray(x, mean.dtype) for x in gaussian_nodes(mean.shape[0]))
-    known = jnp.asarray(voxels.known)
+def _cells(p: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places of cells in SD, shape (p, cells), and which are outermost."""
+    count = _CELLS[p]
+    axis = REACH * ((np.arange(count) + 0.5) * 2 / count - 1)
+    places = _mesh(axis, p)
+    return places, (np.abs(places) > axis[-2]).any(axis=0)
 
-    def log_density(node: Array) -> tuple[Array, Array]:
-        u = mean + _WIDENED * jnp.einsum("ijv,j->iv", factor, node)
-        u = jnp.clip(u, -1.5 * unconstrained.FARTHEST, 1.5 * unconstrained.FARTHEST)
-        residual = voxels.data - problem.predict(unconstrained.to_theta(problem, u), known)
-        loss = 0.5 * likelihood.product(metric, residual, residual)
-        return unconstrained.log_prior(u) - loss, u
 
-    density, u = jax.lax.map(log_density, z.T)  # (m, V), (m, p, V)
-    ratio = density + 0.5 * jnp.sum(z**2, axis=0)[:, None]  # over the widened Gaussian
-    weight = jax.nn.softmax(ratio + jnp.log(w)[:, None], axis=0)
-    u_mean, u_covariance = weighted(u, weight)
-    u_factor = linalg.cholesky(u_covariance + 1e-8 * linalg.diagonal(jnp.ones_like(u_mean)))
-    theta = jax.vmap(partial(unconstrained.to_theta, problem))(u)
-    white = jax.vmap(lambda x: linalg.solve_lower(u_factor, x - u_mean))(u)
-    log_ratio = density + 0.5 * jnp.sum(white**2, axis=1)
-    centre = jnp.sum(weight * log_ratio, axis=0)
-    departure = jnp.sqrt(jnp.sum(weight * (log_ratio - centre) ** 2, axis=0))
-    return _Moments(u_mean, u_factor, *weighted(theta, weight), departure)
+def _distances(signals: Array, data: Array, metric: Metric, p: int) -> Array:
+    """Squared distances of the data from the polynomial through signals at nodes, (cells, V).
+
+    The weights of the nodes add up to 1, so with residuals r at the nodes and weights c in a cell
+    the distance is that of sum c r, a quadratic form in c.
+    """
+    nodes = REACH * chebyshev_nodes(NODES[p])
+    line = np.unique(_cells(p)[0])
+    weights = lagrange_matrix(nodes, line)
+    for _ in range(p - 1):
+        weights = np.einsum("...cn,dm->...cdnm", weights, lagrange_matrix(nodes, line))
+        weights = weights.reshape(weights.shape[0] * weights.shape[1], -1)
+    residual = signals - data[:, None]  # (n, nodes, V)
+    first, second = np.triu_indices(residual.shape[1])
+    twice = np.where(first == second, 1.0, 2.0)
+    pairs = jnp.asarray(weights[:, first] * weights[:, second] * twice, data.dtype)
+    along = [jnp.sum(w[:, None] * residual, axis=0) for w in metric.along]
+    grams = []
+    for i in range(residual.shape[1]):
+        row = jnp.sum(residual[:, i, None] * residual[:, i:], axis=0)
+        grams.append(row - sum((a[i] * a[i:] for a in along), jnp.zeros_like(row)))
+    return pairs @ jnp.concatenate(grams) / metric.noise**2
 
 
 def weighted(values: Array, weight: Array) -> tuple[Array, Array]:
@@ -174,36 +200,40 @@ def weighted(values: Array, weight: Array) -> tuple[Array, Array]:
 
 
 @partial(jax.jit, static_argnames=("problem",))
-def refine(problem: InverseProblem, voxels: Voxels, u: Array) -> Refined:
-    """Local posterior of a chunk of voxels from a first answer.
+def moments(problem: InverseProblem, voxels: Voxels, u: Array, factor: Array) -> Local:
+    """Moments of the posterior in a box around ``u`` with axes ``factor``.
 
     Parameters
     ----------
     problem : InverseProblem
     voxels : Voxels
     u : Array, shape (p, V)
-        First answer in unconstrained space.
+    factor : Array, shape (p, p, V)
+        Lower factor of a first covariance.
     """
-    first = _to_mode(problem, u, voxels, _metric_at(problem, u, voxels), 2)
-    metric = _metric_at(problem, first.u, voxels)
-    end = _to_mode(problem, first.u, voxels, metric, _STEPS - 2)
-    newton = linalg.solve(end.hessian, end.gradient[:, None])[:, 0]
-    decrement = jnp.sqrt(jnp.maximum(jnp.sum(newton * end.gradient, axis=0), 0.0))
-    mean, factor = end.u, linalg.cholesky(linalg.inverse(end.hessian))
-    for _ in range(_PASSES):
-        found = _moments(problem, mean, factor, voxels, metric)
-        mean, factor = found.u_mean, found.u_factor
-        metric = _metric_at(problem, mean, voxels)
-    fitted = problem.predict(unconstrained.to_theta(problem, end.u), jnp.asarray(voxels.known))
-    residual = voxels.data - fitted
-    return Refined(
-        mode=end.u,
-        u_mean=found.u_mean,
-        u_factor=found.u_factor,
-        mean=found.mean,
-        covariance=found.covariance,
-        fitted=fitted,
-        chi2=likelihood.product(metric, residual, residual),
-        converged=(decrement < 0.1) & jnp.all(jnp.isfinite(found.u_mean), axis=0),
-        departure=found.departure,
+    p, dtype = u.shape[0], u.dtype
+    farthest = 1.5 * unconstrained.FARTHEST
+
+    def places(z: Array) -> Array:
+        return jnp.clip(u[None] + jnp.einsum("ijv,jm->miv", factor, z), -farthest, farthest)
+
+    at_nodes = places(jnp.asarray(_mesh(REACH * chebyshev_nodes(NODES[p]), p), dtype))
+    known = jnp.asarray(voxels.known)
+    signals = jax.lax.map(
+        lambda x: problem.predict(unconstrained.to_theta(problem, x), known), at_nodes
     )
+    metric = _metric_at(problem, u, voxels)
+    z, outermost = _cells(p)
+    distance = _distances(jnp.moveaxis(signals, 0, 1), jnp.asarray(voxels.data), metric, p)
+    x = places(jnp.asarray(z, dtype))
+    density = jax.vmap(unconstrained.log_prior)(x) - 0.5 * distance
+    weight = jax.nn.softmax(density, axis=0)
+    u_mean, u_covariance = weighted(x, weight)
+    u_factor = linalg.cholesky(u_covariance + 1e-8 * linalg.diagonal(jnp.ones_like(u_mean)))
+    white = jax.vmap(lambda a: linalg.solve_lower(u_factor, a - u_mean))(x)
+    log_ratio = density + 0.5 * jnp.sum(white**2, axis=1)
+    centre = jnp.sum(weight * log_ratio, axis=0)
+    departure = jnp.sqrt(jnp.sum(weight * (log_ratio - centre) ** 2, axis=0))
+    theta = jax.vmap(partial(unconstrained.to_theta, problem))(x)
+    edge = jnp.sum(weight * jnp.asarray(outermost, dtype)[:, None], axis=0)
+    return Local(u_mean, u_factor, *weighted(theta, weight), departure, edge)

@@ -2,54 +2,105 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cestprep.inference import least_squares, linalg
+from cestprep.inference import least_squares, likelihood, linalg
 from cestprep.inference.chunks import Progress, over_chunks, voxels_per_chunk
 from cestprep.inference.likelihood import Voxels
 from cestprep.inference.measured import Measured
+from cestprep.inference.problem import InverseProblem, Observation
 
 _VOXELS_FOR_NOISE = 512
 
 
 def fit_measured(
-    measured: Measured, options: least_squares.Options, progress: Progress | None = None
+    measured: Measured,
+    options: least_squares.Options,
+    progress: Progress | None = None,
+    start: np.ndarray | None = None,
 ) -> least_squares.Fit:
-    """Least-squares fit of all voxels that carry signal."""
+    """Least-squares fit of all voxels that carry signal, from ``start`` ``(p, F)`` if given."""
     problem = measured.problem
     size = voxels_per_chunk(problem, options.chunk_memory_mb, measured.data.dtype)
+    given = least_squares.Given(
+        measured.data,  # type: ignore[arg-type]  # NumPy arrays become JAX's in each chunk
+        measured.known,  # type: ignore[arg-type]
+        measured.known_covariance,  # type: ignore[arg-type]
+        measured.noise if measured.thermal else None,  # type: ignore[arg-type]
+        start,  # type: ignore[arg-type]
+    )
+    arrays, whole = jax.tree_util.tree_flatten(given)
     fit: least_squares.Fit = over_chunks(
-        lambda *chunk: least_squares.fit_chunk(problem, options, *chunk),
-        [measured.data, measured.known, measured.known_covariance],
-        min(size, -(-measured.count // 16) * 16),
+        lambda *chunk: least_squares.fit_chunk(
+            problem, options, jax.tree_util.tree_unflatten(whole, chunk)
+        ),
+        arrays,
+        size,
         progress,
     )
     return fit
 
 
-def residual_noise(measured: Measured) -> np.ndarray:
-    """SD of one volume over each voxel's scale, shape (F,), from the residuals of fits.
+_distance2 = jax.jit(likelihood.distance2, static_argnums=0)
+
+
+def with_noise(problem: InverseProblem, observation: Observation) -> Observation:
+    """The observation, with the noise that residuals of fits leave where none is known.
 
     Thermal noise is alike everywhere, so the median over up to 512 voxels, with n - p degrees of
     freedom, stands for all; misfit counts as noise here, which is why it is the last resort.
     """
+    if observation.noise_sd is not None:
+        return observation
+    measured = Measured.of(problem, observation)
+    if not measured.count:
+        return observation
     count = min(_VOXELS_FOR_NOISE, measured.count)
     sample = measured.take(np.linspace(0, measured.count - 1, count).round().astype(int))
     fit = fit_measured(sample, least_squares.Options())
-    dof = least_squares.degrees_of_freedom(measured.problem)
+    dof = least_squares.degrees_of_freedom(problem)
     sd = np.asarray(fit.residual_norm) / np.sqrt(dof) * sample.scale
     good = np.asarray(fit.converged)
     pooled = float(np.median(sd[good] if good.any() else sd))
-    return (pooled / measured.scale).astype(measured.data.dtype)
+    return replace(observation, noise_sd=np.full(observation.data.shape[1], pooled))
 
 
 def voxels_of(measured: Measured) -> Voxels:
-    """Voxels as the posterior methods see them."""
-    noise = residual_noise(measured) if measured.noise is None else measured.noise
-    factor = jax.jit(linalg.cholesky)(jnp.asarray(measured.known_covariance))
-    arrays: list[Any] = [measured.data, measured.known, np.asarray(factor), noise]
+    """Voxels as the posterior methods see them.
+
+    Raises
+    ------
+    ValueError
+        If the noise is not known (`with_noise`).
+    """
+    if measured.noise is None:
+        raise ValueError("a posterior needs the noise level")
+    covariance = measured.known_covariance
+    if not covariance.any():
+        factor = np.zeros((len(covariance), 0, measured.count), covariance.dtype)
+    else:
+        factor = np.asarray(jax.jit(linalg.cholesky)(jnp.asarray(covariance)))
+    arrays: list[Any] = [measured.data, measured.known, factor, measured.noise]
     return Voxels(*arrays)
+
+
+def distances(measured: Measured, theta: Any) -> np.ndarray | None:
+    """Squared distance of the data from the signal of ``theta`` ``(p, F)`` in units of the noise.
+
+    None where the noise is not thermal: a distance in units of the residual says nothing.
+    """
+    if not measured.thermal:
+        return None
+    problem, voxels = measured.problem, voxels_of(measured)
+    size = voxels_per_chunk(problem, None, measured.data.dtype)
+    found: np.ndarray = over_chunks(
+        lambda theta, *chunk: _distance2(problem, theta, Voxels(*chunk)),
+        [np.asarray(theta), *voxels],
+        size,
+    )
+    return found

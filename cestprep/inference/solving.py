@@ -7,10 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from cestprep.inference.chunks import Progress
+from cestprep.inference import methods
+from cestprep.inference.chunks import Progress, phase
 from cestprep.inference.estimate import Estimate, Validity, flag_misfits
 from cestprep.inference.methods import Method
+from cestprep.inference.noise import RESIDUAL
 from cestprep.inference.problem import InverseProblem, Observation
+from cestprep.inference.residual import with_noise
+from cestprep.inference.training import Store, Trained
 from cestprep.physics import solvers
 
 
@@ -47,6 +51,8 @@ def estimate(
     observation: Observation,
     seed: int = 0,
     progress: Progress | None = None,
+    options: Any = None,
+    learned: Any = None,
 ) -> Estimate:
     """Estimate all voxels, each with its solver.
 
@@ -58,32 +64,58 @@ def estimate(
     observation : Observation
     seed : int
     progress : callable, optional
+    options : Options of the method, optional
+    learned
+        What `learn` or the method's own ``learn`` made; needed where the method has one.
     """
     chosen = solver_by_voxel(problem, observation.known)
-    n_voxels = chosen.size
-    codes = np.full(n_voxels, Validity.OK)
+    codes = np.full(chosen.size, Validity.OK)
     result = Estimate.blank(len(problem.free), problem.protocol.n_volumes, codes)
     parts = [(name, chosen == name) for name in solvers.SOLVERS if (chosen == name).any()]
-    before = 0
-
-    def advance(done: int, total: int) -> None:
-        if progress is not None:
-            progress(before + done, n_voxels)
-
-    learn = getattr(method, "learn", None)
-    known: dict[str, Any] = {}
-    if learn is not None and parts:  # one network for all, with the solver of most voxels
-        most = max(parts, key=lambda part: part[1].sum())[0]
-        chosen_problem = dataclasses.replace(problem, solver=most)
-        known = {"learned": learn(chosen_problem, observation, seed, progress)}
+    observation = prepared(method, problem, observation)
+    known = {"learned": learned} if methods.trains(method) else {}
     for name, voxels in parts:
         part = method.estimate(
             dataclasses.replace(problem, solver=name),
             observation.take(voxels),
             seed,
-            advance,
+            progress if len(parts) == 1 else phase(progress, f"{name} solver"),
+            options or method.Options(),
             **known,
         )
         result = result.fill(voxels, part)
-        before += int(voxels.sum())
-    return flag_misfits(result) if len(parts) > 1 else result
+    alone = len(parts) == 1 or observation.noise_source != RESIDUAL
+    return result if alone else flag_misfits(result)
+
+
+def prepared(method: Method, problem: InverseProblem, observation: Observation) -> Observation:
+    """The observation with a noise level, if the method needs one and none is known."""
+    if not method.NEEDS_NOISE:
+        return observation
+    return with_noise(_most_common(problem, observation), observation)
+
+
+def learn(
+    method: Any,
+    problem: InverseProblem,
+    observation: Observation,
+    seed: int = 0,
+    progress: Progress | None = None,
+    options: Any = None,
+    store: Store | None = None,
+) -> Trained | None:
+    """Train a method's network for all voxels, with the solver of most of them."""
+    chosen = _most_common(problem, observation)
+    seen = prepared(method, problem, observation)
+    trained: Trained | None = method.learn(
+        chosen, seen, seed, progress, options or method.Options(), store
+    )
+    return trained
+
+
+def _most_common(problem: InverseProblem, observation: Observation) -> InverseProblem:
+    """The problem with the solver of most voxels."""
+    chosen = solver_by_voxel(problem, observation.known)
+    names, counts = np.unique(chosen, return_counts=True)
+    solver = str(names[np.argmax(counts)]) if names.size else "general"
+    return dataclasses.replace(problem, solver=solver)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
 from cestprep.inference.chunks import Progress
-from cestprep.inference.network import Network
 
 #: Network, data (a pytree of arrays) and key to a number; it draws its batch with the key.
-Loss = Callable[[Network, Any, Array], Array]
+Loss = Callable[[Any, Any, Array], Array]
 
 
 _CHECK_BATCHES = 4
@@ -46,43 +46,61 @@ class Schedule:
     patience: int = 12
 
 
+class Store(Protocol):
+    """Where interrupted training is kept, by name."""
+
+    def load(self, name: str, like: Any) -> Any | None:
+        """Pytree saved under a name, its leaves shaped like those of ``like``; None if absent."""
+        ...
+
+    def save(self, name: str, tree: Any) -> None:
+        """Keep a pytree under a name, in place of an earlier one."""
+        ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a training: what it is called, who listens, and where it is kept."""
+
+    name: str
+    progress: Progress | None = None
+    store: Store | None = None
+
+
 @dataclass(frozen=True)
 class Trained:
-    """A network, and the curve of its training: (step, training loss, validation loss)."""
+    """A network, and the curve of its training.
 
-    network: Network
-    curve: tuple[tuple[int, float, float], ...]
+    Attributes
+    ----------
+    network : pytree
+    curve : tuple of (str, int, float, float)
+        Part of the training, step, loss in training and on voxels kept aside.
+    """
+
+    network: Any
+    curve: tuple[tuple[str, int, float, float], ...] = ()
 
 
-def trainable(network: Network) -> Any:
+class _Run(NamedTuple):
+    """State between two checks, enough to go on from."""
+
+    weights: Any
+    optimizer: Any
+    best: Any
+    least: Any
+    since: Any
+    checked: Any
+    curve: Any  # (checks, 2)
+
+
+def trainable(network: Any) -> Any:
     """Which leaves of a network are weights; the statistics of its inputs are not."""
     weights = jax.tree.map(eqx.is_inexact_array, network)
     return eqx.tree_at(lambda n: (n.centre, n.gain), weights, (False, False))
 
 
-def train(
-    network: Network,
-    loss: Loss,
-    data: Any,
-    kept_aside: Any,
-    schedule: Schedule,
-    key: Array,
-    progress: Progress | None = None,
-) -> Trained:
-    """Minimise a stochastic loss; the network of the best validation loss is returned.
-
-    Parameters
-    ----------
-    network : Network
-    loss : callable
-    data : pytree of Array
-    kept_aside : pytree of Array
-        The same for voxels that are not trained on; their loss is always taken with one key.
-    schedule : Schedule
-    key : Array
-        The same key gives the same network.
-    progress : callable, optional
-    """
+def _optimizer(schedule: Schedule) -> optax.GradientTransformation:
     rate = optax.warmup_cosine_decay_schedule(
         0.0,
         schedule.peak_rate,
@@ -90,39 +108,95 @@ def train(
         schedule.steps,
         schedule.peak_rate / 100,
     )
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-4))
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-4))
+
+
+def train(
+    network: Any,
+    loss: Loss,
+    data: Any,
+    kept_aside: Any,
+    schedule: Schedule,
+    key: Array,
+    part: Part,
+) -> Trained:
+    """Minimise a stochastic loss; the network of the best validation loss is returned.
+
+    Parameters
+    ----------
+    network : pytree
+        With ``centre`` and ``gain``, the statistics of its inputs.
+    loss : callable
+    data : pytree of Array
+    kept_aside : pytree of Array
+        The same for voxels that are not trained on; their loss is always taken with one key.
+    schedule : Schedule
+    key : Array
+        The same key gives the same network, interrupted or not.
+    part : Part
+    """
+    optimizer = _optimizer(schedule)
     per_check = max(1, schedule.steps // schedule.checks)
-    arrays, static = eqx.partition(network, trainable(network))
+    weights, static = eqx.partition(network, trainable(network))
 
     @jax.jit
-    def advance(arrays: Any, state: Any, data: Any, keys: Array) -> tuple[Any, Any, Array]:
+    def advance(weights: Any, state: Any, data: Any, keys: Array) -> tuple[Any, Any, Array]:
         def step(carry: tuple[Any, Any], key: Array) -> tuple[tuple[Any, Any], Array]:
-            arrays, state = carry
+            weights, state = carry
             of = jax.value_and_grad(lambda a: loss(eqx.combine(a, static), data, key))
-            value, slope = of(arrays)
-            updates, state = optimizer.update(slope, state, arrays)
-            return (optax.apply_updates(arrays, updates), state), value
+            value, slope = of(weights)
+            updates, state = optimizer.update(slope, state, weights)
+            return (optax.apply_updates(weights, updates), state), value
 
-        (arrays, state), values = jax.lax.scan(step, (arrays, state), keys)
-        return arrays, state, jnp.mean(values)
+        (weights, state), values = jax.lax.scan(step, (weights, state), keys)
+        return weights, state, jnp.mean(values)
 
     @jax.jit
-    def check(arrays: Any, data: Any) -> Array:
+    def check(weights: Any, data: Any) -> Array:
         keys = jax.random.split(jax.random.key(0), _CHECK_BATCHES)
-        return jnp.mean(jax.lax.map(lambda k: loss(eqx.combine(arrays, static), data, k), keys))
+        return jnp.mean(jax.lax.map(lambda k: loss(eqx.combine(weights, static), data, k), keys))
 
-    state = optimizer.init(arrays)
-    best, least, since, curve = arrays, float(check(arrays, kept_aside)), 0, []
-    for done in range(0, per_check * schedule.checks, per_check):
+    def start() -> _Run:
+        least = np.float32(check(weights, kept_aside))
+        curve = np.full((schedule.checks, 2), np.nan, np.float32)
+        zero = np.int32(0)
+        return _Run(weights, optimizer.init(weights), weights, least, zero, zero, curve)
+
+    run = _resumed(part, start)
+    while int(run.checked) < schedule.checks and int(run.since) < schedule.patience:
+        done = int(run.checked) * per_check
         keys = jax.random.split(jax.random.fold_in(key, done), per_check)
-        arrays, state, value = advance(arrays, state, data, keys)
-        held_out = float(check(arrays, kept_aside))
-        curve.append((done + per_check, float(value), held_out))
-        since = 0 if held_out < least else since + 1
-        if held_out < least:
-            best, least = arrays, held_out
-        if progress is not None:
-            progress(done + per_check, per_check * schedule.checks)
-        if since >= schedule.patience:
-            break
-    return Trained(eqx.combine(best, static), tuple(curve))
+        moved, state, value = advance(run.weights, run.optimizer, data, keys)
+        run = _checked(run, moved, state, float(value), float(check(moved, kept_aside)))
+        if part.progress is not None:
+            part.progress(done + per_check, per_check * schedule.checks)
+        if part.store is not None:
+            part.store.save(part.name, run)
+    steps = [(i + 1) * per_check for i in range(int(run.checked))]
+    curve = tuple(
+        (part.name, step, float(a), float(b))
+        for step, (a, b) in zip(steps, np.asarray(run.curve), strict=False)
+    )
+    return Trained(eqx.combine(run.best, static), curve)
+
+
+def _resumed(part: Part, start: Callable[[], _Run]) -> _Run:
+    first = start()
+    kept = None if part.store is None else part.store.load(part.name, first)
+    return first if kept is None else kept
+
+
+def _checked(run: _Run, weights: Any, state: Any, value: float, held_out: float) -> _Run:
+    """State after another check; the best weights so far are kept."""
+    better = held_out < run.least
+    curve = np.array(run.curve)
+    curve[int(run.checked)] = value, held_out
+    return _Run(
+        weights,
+        state,
+        weights if better else run.best,
+        np.float32(held_out if better else run.least),
+        np.int32(0 if better else run.since + 1),
+        np.int32(run.checked + 1),
+        curve,
+    )

@@ -12,6 +12,7 @@ from nipype.interfaces.base import (
     OutputMultiObject,
     SimpleInterface,
     TraitedSpec,
+    isdefined,
     traits,
 )
 
@@ -24,6 +25,8 @@ class SessionInputSpec(BaseInterfaceInputSpec):
     out_dir = traits.Str(mandatory=True, desc="output dataset")
     datasets = traits.Dict(mandatory=True, desc="roots of the input datasets by name")
     method = traits.Str(mandatory=True, desc="estimation method")
+    mode = traits.Str(mandatory=True, desc="fit, transfer or transfer+refine")
+    options = traits.Dict(mandatory=True, desc="options of the method, by name, as texts")
 
 
 class SavedOutputSpec(TraitedSpec):
@@ -37,19 +40,21 @@ def _sink(inputs: Any) -> Any:
     from cestprep.bids.derivatives import Sink
 
     datasets = {name: Path(root) for name, root in inputs.datasets.items()}
-    return Sink(Path(inputs.out_dir), datasets, inputs.method)
+    return Sink(Path(inputs.out_dir), datasets, inputs.method, inputs.mode, inputs.options)
 
 
 class SaveReference(SimpleInterface):
-    """Write the session's reference image."""
+    """Write the session's reference image and what the estimation starts from."""
 
     input_spec = SessionInputSpec
     output_spec = SavedOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
         from cestprep.bids.derivatives import write_reference
+        from cestprep.bids.preprocessed import write_preprocessed
 
-        written = write_reference(_sink(self.inputs), self.inputs.plan)
+        sink, session = _sink(self.inputs), self.inputs.plan
+        written = [*write_reference(sink, session), *write_preprocessed(sink, session)]
         self._results["out_files"] = [str(p) for p in written]
         return runtime
 
@@ -59,6 +64,8 @@ class SaveStageInputSpec(SessionInputSpec):
 
     stage = traits.Str(mandatory=True, desc="name of the stage")
     estimate = File(exists=True, mandatory=True, desc="estimate (.npz)")
+    record = File(exists=True, mandatory=True, desc="noise of the fit (.json)")
+    network = InputMultiObject(File(exists=True), desc="weights and record of a trained network")
 
 
 class SaveStage(SimpleInterface):
@@ -68,14 +75,17 @@ class SaveStage(SimpleInterface):
     output_spec = SavedOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        from cestprep.bids.derivatives import write_stage
-        from cestprep.bids.observe import load_estimate
+        from cestprep.bids.derivatives import copy_network, write_stage
+        from cestprep.bids.observe import load_estimate, load_record
         from cestprep.inference import methods
 
         sink, session = _sink(self.inputs), self.inputs.plan
         estimate = load_estimate(Path(self.inputs.estimate))
+        record = load_record(Path(self.inputs.record))
         plan = session.stage(self.inputs.stage)
-        written = write_stage(sink, session, plan, estimate, methods.load(sink.method))
+        written = write_stage(sink, session, plan, estimate, record, methods.load(sink.method))
+        if isdefined(self.inputs.network):
+            written += copy_network(sink, session, plan, [Path(f) for f in self.inputs.network])
         self._results["out_files"] = [str(p) for p in written]
         return runtime
 
@@ -83,9 +93,13 @@ class SaveStage(SimpleInterface):
 class SaveReportInputSpec(SessionInputSpec):
     """Inputs of `SaveReport`."""
 
-    estimates = InputMultiObject(File(exists=True), mandatory=True, desc="estimates, stage by stage")
-    normalizations = InputMultiObject(
-        File(exists=True), mandatory=True, desc="medians under both normalisations, stage by stage"
+    estimates = InputMultiObject(
+        File(exists=True), mandatory=True, desc="estimates, stage by stage"
+    )
+    records = InputMultiObject(
+        File(exists=True),
+        mandatory=True,
+        desc="noise and medians under both normalisations, stage by stage",
     )
     command = traits.Str(nohash=True, desc="command line, for the record")
 
@@ -97,8 +111,7 @@ class SaveReport(SimpleInterface):
     output_spec = SavedOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        from cestprep.bids.files import read_json
-        from cestprep.bids.observe import load_estimate
+        from cestprep.bids.observe import load_estimate, load_record
         from cestprep.report.session import write_report, write_tables
 
         sink, session = _sink(self.inputs), self.inputs.plan
@@ -106,9 +119,12 @@ class SaveReport(SimpleInterface):
             plan.stage.name: load_estimate(Path(f))
             for plan, f in zip(session.stages, self.inputs.estimates, strict=True)
         }
-        normalizations = [read_json(Path(f)) for f in self.inputs.normalizations]
+        records = {
+            plan.stage.name: load_record(Path(f))
+            for plan, f in zip(session.stages, self.inputs.records, strict=True)
+        }
         written = [
-            write_report(sink, session, estimates, normalizations, self.inputs.command),
+            write_report(sink, session, estimates, records, self.inputs.command),
             *write_tables(sink, session, estimates),
         ]
         self._results["out_files"] = [str(p) for p in written]

@@ -9,6 +9,7 @@ from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
     InputMultiObject,
+    OutputMultiObject,
     SimpleInterface,
     TraitedSpec,
     traits,
@@ -21,6 +22,9 @@ class FitStageInputSpec(BaseInterfaceInputSpec):
     plan = traits.Any(mandatory=True, desc="SessionPlan")
     stage = traits.Str(mandatory=True, desc="name of the stage")
     method = traits.Str(mandatory=True, desc="estimation method")
+    options = traits.Dict(mandatory=True, desc="options of the method, by name, as texts")
+    mode = traits.Str("fit", usedefault=True, desc="fit, transfer or transfer+refine")
+    training_dir = traits.Str(nohash=True, desc="where interrupted training is kept")
     seed = traits.Int(0, usedefault=True, desc="random seed")
     in_files = InputMultiObject(
         File(exists=True), mandatory=True, desc="all images the plan names, so that changes count"
@@ -32,7 +36,10 @@ class FitStageOutputSpec(TraitedSpec):
     """Outputs of `FitStage`."""
 
     estimate = File(exists=True, desc="estimate of all voxels in the mask (.npz)")
-    normalization = File(exists=True, desc="medians under both normalisations (.json)")
+    record = File(exists=True, desc="noise, and medians under both normalisations (.json)")
+    network = OutputMultiObject(
+        File(exists=True), desc="weights and record of the network, if one was trained"
+    )
 
 
 class FitStage(SimpleInterface):
@@ -42,37 +49,33 @@ class FitStage(SimpleInterface):
     output_spec = FitStageOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
-        from dataclasses import asdict
-
         import numpy as np
 
-        from cestprep.bids.files import write_json
-        from cestprep.bids.observe import load_estimate, observe, save_estimate
-        from cestprep.inference import methods
-        from cestprep.inference.estimate import LEVELS, Estimate, Validity
-        from cestprep.inference.normalization import compare_normalizations
-        from cestprep.inference.solving import estimate as estimate_voxels
+        from cestprep.bids.derivatives import levels
+        from cestprep.bids.networks import write_network
+        from cestprep.bids.observe import load_estimate, save_estimate, save_record
+        from cestprep.bids.quantify import How, quantify
+        from cestprep.inference.estimate import Validity
         from cestprep.progress import ProgressLine
 
-        session = self.inputs.plan
-        plan = session.stage(self.inputs.stage)
-        files = self.inputs.earlier if plan.inputs_from else []
+        asked, session = self.inputs, self.inputs.plan
+        plan = session.stage(asked.stage)
+        files = asked.earlier if plan.inputs_from else []
         earlier = {n: load_estimate(Path(f)) for n, f in zip(plan.inputs_from, files, strict=True)}
-        observation, usable = observe(session, plan, earlier)
-        codes = np.where(usable, Validity.OK, Validity.MISSING_AUXILIARY)
-        estimate = Estimate.blank(len(plan.stage.free), plan.problem.protocol.n_volumes, codes)
-        comparison = None
-        if usable.any():
-            method, seed = methods.load(self.inputs.method), self.inputs.seed
-            seen, what = observation.take(usable), f"{session.label} {plan.stage.name}"
-            part = estimate_voxels(method, plan.problem, seen, seed, ProgressLine(what))
-            estimate = estimate.fill(usable, part)
-            comparison = compare_normalizations(plan.problem, seen, part, method, seed)
-        if not estimate.valid.any():
-            reasons = {LEVELS[Validity(c)] for c in np.unique(estimate.validity)}
+        how = How(asked.method, asked.options, asked.mode, asked.seed, Path(asked.training_dir))
+        line = ProgressLine(f"{session.label} {plan.stage.name}")
+        found = quantify(session, plan, earlier, how, line)
+        if not found.estimate.valid.any():
+            meanings = levels(found.record.noise_source)
+            reasons = {meanings[Validity(c)] for c in np.unique(found.estimate.validity)}
             raise RuntimeError(f"no voxel could be estimated ({'; '.join(sorted(reasons))})")
-        path = Path(runtime.cwd) / "normalization.json"
-        write_json(path, asdict(comparison) if comparison else {})
-        self._results["normalization"] = str(path)
-        self._results["estimate"] = str(save_estimate(Path(runtime.cwd) / "estimate.npz", estimate))
+        folder = Path(runtime.cwd)
+        self._results["record"] = str(save_record(folder / "record.json", found.record))
+        saved = save_estimate(folder / "estimate.npz", found.estimate)
+        self._results["estimate"] = str(saved)
+        networks = []
+        if found.network is not None:
+            path, about = folder / "network.safetensors", {"Stage": asked.stage}
+            networks = [str(p) for p in write_network(path, found.network, about)]
+        self._results["network"] = networks
         return runtime

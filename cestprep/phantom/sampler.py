@@ -38,6 +38,6 @@ def draw_voxels(voxels: Voxels, count: int, rng: np.random.Generator) -> Voxels:
 
 def draw_truth(voxels: Voxels, rng: np.random.Generator) -> np.ndarray:
     """True known parameters given their measured values and errors, shape (q, V)."""
-    drawn = rng.standard_normal(voxels.known.shape)
+    drawn = rng.standard_normal(voxels.factor.shape[1:])
     truth: np.ndarray = voxels.known + np.einsum("qrv,rv->qv", np.asarray(voxels.factor), drawn)
     return truth.astype(np.asarray(voxels.known).dtype)

@@ -124,14 +124,55 @@ def signal(protocol: Protocol, model: PoolModel, p: Parameters, solver: str = "g
     why = unsuitable(solver, protocol, model)
     if why:
         raise ValueError(why)
+    return _signal(protocol, model, solver, _broadcast(p), None)
+
+
+def pairwise_signal(
+    protocol: Protocol, model: PoolModel, p: Parameters, measured: Array, solver: str = "general"
+) -> Array:
+    """Signal with each volume started from the measured one before it.
+
+    Volumes are then independent of each other, which the literature uses for speed in training;
+    the noise of a volume enters the prediction of the next, so this is not a likelihood of the
+    data.  Source: Finkelstein 2025, Commun. Phys. 8:164.
+
+    Parameters
+    ----------
+    protocol, model, p, solver
+        As for `signal`; pools must be back in balance after each readout.
+    measured : Array, shape (n_volumes, V)
+        In units of ``m0``.
+
+    Returns
+    -------
+    Array, shape (n_volumes, V)
+
+    Raises
+    ------
+    ValueError
+        If pools are out of balance, so that the state is not one number.
+    """
+    if not model.pools_rebalance:
+        raise ValueError("pairwise signals need pools_rebalance: true")
+    return _signal(protocol, model, solver, _broadcast(p), measured)
+
+
+def _broadcast(p: Parameters) -> dict[str, Array]:
+    """Parameters that all have shape (V,)."""
     shape = jnp.broadcast_shapes(*(jnp.shape(v) for v in p.values()))
     ones = jnp.ones(shape if shape else (1,), jnp.result_type(*p.values()))
-    return _signal(protocol, model, solver, {name: value * ones for name, value in p.items()})
+    return {name: value * ones for name, value in p.items()}
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def _signal(protocol: Protocol, model: PoolModel, solver: str, p: dict[str, Array]) -> Array:
-    """Signal of parameters that all have shape (V,)."""
+def _signal(
+    protocol: Protocol,
+    model: PoolModel,
+    solver: str,
+    p: dict[str, Array],
+    measured: Array | None,
+) -> Array:
+    """Signal, each volume after the simulated or the measured one before it."""
     ones = jnp.ones_like(p["t1"])
     volumes = protocol.volumes
     preparation = _preparation_maps(model, p, protocol, solver, ones)
@@ -140,17 +181,23 @@ def _signal(protocol: Protocol, model: PoolModel, solver: str, p: dict[str, Arra
     readouts, which_readout = _unique([v.readout for v in volumes])
     readout = jnp.stack([_readout_map(model, p, r, ones) for r in readouts])
 
-    def step(state: Array, volume: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        prepare, rec, read = volume
+    def step(state: Array, volume: tuple[Array, ...]) -> tuple[Array, Array]:
+        prepare, rec, read, *seen = volume
         sampled = affine.apply(prepare, affine.apply(recovery[rec], state))
-        return affine.apply(readout[read], sampled), sampled[0]
+        left = seen[0][None] if seen else sampled
+        return affine.apply(readout[read], left), sampled[0]
 
     reset = volumes[0].readout.reset
     start = _equilibrium(model, p, ones) * (1.0 if reset is None else reset)
     _, z = jax.lax.scan(
         step,
         start,
-        (preparation, jnp.asarray(which_recovery), jnp.asarray(which_readout)),
+        (
+            preparation,
+            jnp.asarray(which_recovery),
+            jnp.asarray(which_readout),
+            *([] if measured is None else [measured]),
+        ),
     )
     return z * p["m0"]
 
@@ -160,8 +207,8 @@ def _signal_jvp(
     protocol: Protocol,
     model: PoolModel,
     solver: str,
-    primals: tuple[dict[str, Array]],
-    tangents: tuple[dict[str, Any]],
+    primals: tuple[dict[str, Array], Array | None],
+    tangents: tuple[dict[str, Any], Any],
 ) -> tuple[Array, Array]:
     """Derivatives voxel by voxel, for the parameters that vary only.
 
@@ -169,12 +216,12 @@ def _signal_jvp(
     forward mode with unit tangents.  What is left is linear: reverse mode transposes a sum instead
     of walking back through matrix exponentials.
     """
-    (p,), (slopes,) = primals, tangents
+    (p, measured), (slopes, _) = primals, tangents  # measured signals are data
     active = [k for k in p if not isinstance(slopes[k], SymbolicZero)]
 
     def of(values: Array) -> Array:
         varied = p | dict(zip(active, values, strict=True))
-        return _signal.fun(protocol, model, solver, varied)
+        return _signal.fun(protocol, model, solver, varied, measured)
 
     values = jnp.stack([p[k] for k in active])
     z, jacobian = value_and_tangents(of, values)

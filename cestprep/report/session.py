@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ import pandas as pd
 
 from cestprep import __version__
 from cestprep.bids.auxiliary import UNITS, auxiliary_values
-from cestprep.bids.derivatives import Sink, propagated_parameters
+from cestprep.bids.derivatives import Sink, levels, propagated_parameters
 from cestprep.bids.files import image_data, write_json, write_text
+from cestprep.bids.observe import Record
 from cestprep.bids.plan import SessionPlan, StagePlan
 from cestprep.bids.regions import region_voxels
 from cestprep.inference import methods
-from cestprep.inference.estimate import LEVELS, Estimate, Validity
+from cestprep.inference.estimate import Estimate, Validity
+from cestprep.inference.measured import MISFIT_P
 from cestprep.report import figures, statistics
 from cestprep.report.display import Display
 
@@ -52,14 +54,10 @@ def write_report(
     sink: Sink,
     session: SessionPlan,
     estimates: Mapping[str, Estimate],
-    normalizations: Sequence[Mapping[str, Any]],
+    records: Mapping[str, Record],
     command: str,
 ) -> Path:
-    """Write the page of a session; returns its path.
-
-    ``normalizations`` holds, stage by stage, the fields of
-    `cestprep.inference.normalization.Comparison`, or nothing.
-    """
+    """Write the page of a session from what was found in each stage; returns its path."""
     display = Display.of(session.mask)
     first = session.stages[0]
     reference = image_data(first.series.image)[..., first.reference_volume]
@@ -75,8 +73,11 @@ def write_report(
             display.show(reference), display.show(display.mask), display.aspect
         ),
         "auxiliary": _auxiliary_figure(session, display),
-        "stages": [_stage(session, p, estimates[p.stage.name], display) for p in session.stages],
-        "normalizations": _normalization_rows(session, normalizations),
+        "stages": [
+            _stage(session, plan, estimates[plan.stage.name], records[plan.stage.name], display)
+            for plan in session.stages
+        ],
+        "normalizations": _normalization_rows(session, records),
         "regions": _region_rows(session, estimates, display),
     }
     return write_text(report_path(session.label, sink.out_dir), render(context))
@@ -108,10 +109,11 @@ def _write_table(path: Path, table: pd.DataFrame, columns: Mapping[str, str]) ->
 
 
 def _normalization_rows(
-    session: SessionPlan, normalizations: Sequence[Mapping[str, Any]]
+    session: SessionPlan, records: Mapping[str, Record]
 ) -> list[dict[str, Any]]:
     rows = []
-    for plan, compared in zip(session.stages, normalizations, strict=True):
+    for plan in session.stages:
+        compared = records[plan.stage.name].normalization
         for i, f in enumerate(plan.stage.free):
             medians = compared.get("medians", {})
             rows.append(
@@ -151,8 +153,9 @@ def _auxiliary_figure(session: SessionPlan, display: Display) -> str | None:
 
 
 def _stage(
-    session: SessionPlan, plan: StagePlan, estimate: Estimate, display: Display
+    session: SessionPlan, plan: StagePlan, estimate: Estimate, record: Record, display: Display
 ) -> dict[str, Any]:
+    meanings = levels(record.noise_source)
     valid = estimate.valid
     panels = []
     for i, f in enumerate(plan.stage.free):
@@ -171,13 +174,14 @@ def _stage(
     return {
         "plan": plan,
         "rows": table.to_dict("records"),
-        "validity": statistics.validity_counts(estimate),
+        "validity": statistics.validity_counts(estimate, meanings),
+        "noise": _noise_sentence(record),
         "nrmse": statistics.median_nrmse(estimate),
         "propagated": propagated_parameters(session, plan),
         "solver": _solver_sentence(estimate.voxels_by_solver),
         "maps": figures.maps_figure(panels, display.aspect),
         "fidelity": figures.maps_figure(fidelity, display.aspect),
-        "validity_map": _validity_figure(estimate, display),
+        "validity_map": _validity_figure(estimate, meanings, display),
         "signal": _signal_figure(plan, estimate, display) if valid.any() else None,
     }
 
@@ -195,10 +199,32 @@ def _solver_sentence(voxels: Mapping[str, int]) -> str:
     return " and ".join(parts)
 
 
-def _validity_figure(estimate: Estimate, display: Display) -> str:
+#: What the report calls the sources of noise that are independent of the fit.
+_NOISE_SOURCES = {
+    "option": "was given by the option --noise-sd",
+    "background": "was found in the air at the corners of the images (Rician-corrected)",
+    "repeated M0": "was found in repeated unsaturated volumes",
+}
+
+
+def _noise_sentence(record: Record) -> str:
+    """Where the noise level of a stage is from, and what follows for the test of misfit."""
+    if record.noise_sd is None:
+        return (
+            "The noise level was taken from the fit's own residual, so a p-value of misfit is n/a; "
+            "voxels are flagged by high NRMSE."
+        )
+    return (
+        f"The SD of the noise of one volume, {record.noise_sd:.4g} in arbitrary units of the "
+        f"series, {_NOISE_SOURCES[record.noise_source]}, independently of the fit; voxels whose "
+        f"residual it explains with a probability below {MISFIT_P:g} are flagged as misfit."
+    )
+
+
+def _validity_figure(estimate: Estimate, meanings: Mapping[Validity, str], display: Display) -> str:
     codes = np.full(display.mask.shape, Validity.OUTSIDE_MASK)
     codes[display.mask] = estimate.validity
-    short = {int(code): text.split(":")[0].split(",")[0] for code, text in LEVELS.items()}
+    short = {int(code): text.split(":")[0].split(",")[0] for code, text in meanings.items()}
     return figures.validity_figure(display.show(codes), short, display.aspect)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from cestprep.inference.estimate import LEVELS, Estimate, Validity
+from cestprep.inference.estimate import Estimate, Validity
 from cestprep.inference.recipe import FreeParameter
 
 #: Columns of the quality table.
@@ -117,11 +117,13 @@ def region_table(
     return pd.DataFrame(rows, columns=list(REGION_COLUMNS))
 
 
-def validity_counts(estimate: Estimate) -> list[tuple[int, str, int, float]]:
+def validity_counts(
+    estimate: Estimate, meanings: Mapping[Validity, str]
+) -> list[tuple[int, str, int, float]]:
     """Code, meaning, count and share of the validity codes that occur in the mask."""
     codes, counts = np.unique(estimate.validity, return_counts=True)
     return [
-        (int(code), LEVELS[Validity(code)], int(count), count / estimate.validity.size)
+        (int(code), meanings[Validity(code)], int(count), count / estimate.validity.size)
         for code, count in zip(codes, counts, strict=True)
     ]
 

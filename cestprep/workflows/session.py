@@ -66,6 +66,8 @@ def init_session_wf(plan: SessionPlan, settings: Settings, datasets: Mapping[str
         "out_dir": str(settings.out_dir),
         "datasets": {name: str(root) for name, root in datasets.items()},
         "method": settings.method,
+        "mode": settings.mode,
+        "options": settings.method_options,
     }
     report = SafeNode(SaveReport(**shared, command=command), name=REPORT_NODE)
     fits: dict[str, pe.Node] = {}
@@ -77,15 +79,19 @@ def init_session_wf(plan: SessionPlan, settings: Settings, datasets: Mapping[str
             in_files=shared["in_files"],
             stage=name,
             method=settings.method,
+            mode=settings.mode,
+            options=settings.method_options,
+            training_dir=str(settings.work_dir / "training"),
             seed=settings.random_seed,
         )
         fits[name] = SafeNode(fit, name=f"fit_{name}", mem_gb=FIT_MEMORY_GB)
         save = SafeNode(SaveStage(**shared, stage=name), name=f"save_{name}")
-        workflow.connect(fits[name], "estimate", save, "estimate")
+        for output in ("estimate", "record", "network"):
+            workflow.connect(fits[name], output, save, output)
         earlier = [fits[n] for n in stage_plan.inputs_from]
         _gather(workflow, earlier, "estimate", fits[name], "earlier")
     _gather(workflow, list(fits.values()), "estimate", report, "estimates")
-    _gather(workflow, list(fits.values()), "normalization", report, "normalizations")
+    _gather(workflow, list(fits.values()), "record", report, "records")
     return workflow
 
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
-import nibabel as nib
 import numpy as np
-import problems
 import pytest
 import sessions
-from sessions import change_image, put
+from sessions import change_image, plan, put, sd_of_t1
 
-from cestprep.bids.plan import plan_session
-from cestprep.bids.session import make_layout, select_session
 from cestprep.errors import InputError
+from cestprep.settings import ALL_STAGES
 
 SERIES = "sub-01/ses-01/cest/sub-01_ses-01_acq-mt_cest"
 T1 = "sub-01/ses-01/anat/sub-01_ses-01_T1map"
@@ -33,12 +28,6 @@ def dataset(pristine, tmp_path):
     return sessions.copy(pristine, tmp_path / "bids")
 
 
-def plan(root, assume_nominal=(), recipe="mouse-7t"):
-    masks = make_layout(root / "derivatives/masks", ["01"])
-    files = select_session(make_layout(root, ["01"]), {"masks": masks}, "01", "01")
-    return plan_session(files, problems.recipe(recipe), assume_nominal)
-
-
 def change_json(stem, **fields):
     return lambda root: sessions.edit_json(root / f"{stem}.json", **fields)
 
@@ -50,17 +39,6 @@ def remove(*names):
 def truncate(root):
     path = root / f"{SERIES}.nii.gz"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def standard_deviation(change, **fields):
-    def apply(root):
-        image = nib.load(root / f"{T1}.nii.gz")
-        path = root / T1.replace("_T1map", "_stat-std_T1map")
-        data = change(0.01 * image.get_fdata(dtype=np.float32))
-        nib.save(nib.Nifti1Image(data, image.affine), f"{path}.nii.gz")
-        path.with_name(path.name + ".json").write_text(json.dumps({"Units": "s", **fields}))
-
-    return apply
 
 
 def labels(rows):
@@ -99,10 +77,10 @@ BREAKAGES = {
     "field NaN": (change_json(SERIES, MagneticFieldStrength=float("nan")), "is for 7 T"),
     "unit of a list": (change_json(T1, Units=["s"]), "Units is"),
     "B0 in Hz called ppm": (change_json(B0, Units="ppm"), "most voxels lie outside"),
-    "negative SD": (standard_deviation(lambda d: -d), "no map of standard deviations"),
-    "SD of NaN": (standard_deviation(lambda d: d * np.nan), "no map of standard deviations"),
-    "SD of 4 axes": (standard_deviation(lambda d: np.stack([d, d], -1)), "has 4 axes"),
-    "SD in ms": (standard_deviation(lambda d: d, Units="ms"), "Give both maps in one unit"),
+    "negative SD": (sd_of_t1(lambda d: -d), "no map of standard deviations"),
+    "SD of NaN": (sd_of_t1(lambda d: d * np.nan), "no map of standard deviations"),
+    "SD of 4 axes": (sd_of_t1(lambda d: np.stack([d, d], -1)), "has 4 axes"),
+    "SD in ms": (sd_of_t1(lambda d: d, Units="ms"), "Give both maps in one unit"),
     "corrupt compression": (corrupt, "cannot be read as NIfTI"),
     "no table": (remove(f"{SERIES}context.tsv"), "has no cestcontext.tsv"),
     "broken sidecar": (lambda r: (r / f"{SERIES}.json").write_text("{"), "cannot be read as JSON"),
@@ -196,3 +174,21 @@ def test_everything_is_said_at_once(dataset):
 def test_zeros_in_t1_are_left_out_not_refused(dataset):
     change_image(T1, put(0))(dataset)
     assert plan(dataset)
+
+
+def test_given_noise_reaches_its_stage(dataset):
+    def given(**noise_sd):
+        stages = plan(dataset, noise_sd=noise_sd).stages
+        return {p.stage.name: p.noise_sd for p in stages}
+
+    assert given() == {"mt": None, "amide": None}
+    assert given(amide=4) == {"mt": None, "amide": 4}
+    assert given(**{ALL_STAGES: 5.0}, amide=4) == {"mt": 5, "amide": 4}
+    assert "noise SD 4 (--noise-sd)" in plan(dataset, noise_sd={"mt": 4}).describe()
+
+
+def test_without_propagation_sd_maps_are_left_alone(dataset):
+    sd_of_t1(lambda d: -d)(dataset)
+    planned = plan(dataset, propagate=False)
+    assert [a.sd for a in planned.auxiliary] == 4 * [None]
+    assert "--no-propagate" in planned.describe()

@@ -10,16 +10,16 @@ import numpy as np
 import problems
 import pytest
 
-from cestprep.inference import training, unconstrained
+from cestprep.inference import answers, unconstrained
 from cestprep.inference.estimate import Validity
-from cestprep.inference.fitting import Options, answer
 from cestprep.inference.measured import Measured
 from cestprep.inference.methods import psvae, supervised
-from cestprep.inference.network import Network, infer
+from cestprep.inference.network import infer
 from cestprep.inference.residual import voxels_of
 
 SD = 0.01
-QUICK = Options(simulated=20_000, steps=1200, evidence_steps=200, batch=256)
+OWN = psvae.Options(simulated=20_000, steps=1200, own_steps=200, batch=256)
+QUICK = supervised.Options(simulated=20_000, steps=1200, batch=256)
 
 
 def drawn(n, seed):
@@ -37,6 +37,7 @@ def drawn(n, seed):
         known=known + sd * rng.standard_normal(known.shape),
         known_covariance=np.einsum("iv,ij->ijv", sd**2, np.eye(len(known))),
         noise_sd=np.full(n, SD),
+        noise_source="option",
     )  # fmt: skip
 
 
@@ -55,9 +56,9 @@ def test_regions_of_unseen_voxels_hold_the_truth(learned, unseen):
     """600 voxels know a share of 95 % to 0.9 points; a short training is allowed 4."""
     problem, truth, observation = unseen
     plain = supervised.estimate(
-        problem, observation, 0, None, learned, dataclasses.replace(QUICK, refine=False)
+        problem, observation, 0, None, dataclasses.replace(QUICK, refine=False), learned
     )
-    refined = supervised.estimate(problem, observation, 0, None, learned, QUICK)
+    refined = supervised.estimate(problem, observation, 0, None, QUICK, learned)
     for estimate in (plain, refined):
         inside = (truth > estimate.lower) & (truth < estimate.upper)
         assert inside.mean() == pytest.approx(0.95, abs=0.04)
@@ -70,8 +71,8 @@ def test_a_voxel_is_answered_alike_whatever_its_neighbours(learned, unseen, refi
     problem, _, observation = unseen
     options = dataclasses.replace(QUICK, refine=refine)
     order = np.random.default_rng(0).permutation(600)[:97]
-    whole = supervised.estimate(problem, observation, 0, None, learned, options)
-    part = supervised.estimate(problem, observation.take(order), 0, None, learned, options)
+    whole = supervised.estimate(problem, observation, 0, None, options, learned)
+    part = supervised.estimate(problem, observation.take(order), 0, None, options, learned)
     for name in ("mean", "covariance", "fitted"):
         a, b = getattr(whole, name)[..., order], getattr(part, name)
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * np.abs(a).max())
@@ -79,9 +80,9 @@ def test_a_voxel_is_answered_alike_whatever_its_neighbours(learned, unseen, refi
 
 def test_same_seed_same_bits_other_seed_other_weights():
     problem, _, observation = drawn(100, seed=5)
-    quick = dataclasses.replace(QUICK, steps=80)
+    quick = dataclasses.replace(OWN, simulated=2000, steps=80, own_steps=20)
     nets = [psvae.learn(problem, observation, seed, None, quick) for seed in (0, 0, 1)]
-    leaves = [np.concatenate([np.ravel(x) for x in jax.tree.leaves(n)]) for n in nets]
+    leaves = [np.concatenate([np.ravel(x) for x in jax.tree.leaves(n.network)]) for n in nets]
     np.testing.assert_array_equal(leaves[0], leaves[1])
     assert np.abs(leaves[0] - leaves[2]).max() > 1e-3
 
@@ -90,29 +91,12 @@ def test_evidence_brings_answers_closer_to_the_data(learned, unseen):
     """Training on the voxels' own evidence lowers the misfit of what the network says."""
     problem, _, observation = unseen
     plain = dataclasses.replace(QUICK, refine=False)
-    adapted = psvae.learn(problem, observation, 0, None, QUICK)
-    before = supervised.estimate(problem, observation, 0, None, learned, plain)
-    after = psvae.estimate(problem, observation, 0, None, adapted, plain)
-    assert after.nrmse.mean() < before.nrmse.mean()
-
-
-def test_training_returns_the_best_and_stops_on_a_plateau():
-    """A loss that turns bad half way: the weights of before come back, the rest is not run."""
-    network = Network.initial(
-        np.random.default_rng(0).standard_normal((3, 9)), 1, jax.random.key(0)
+    adapted = psvae.learn(problem, observation, 0, None, OWN)
+    before = supervised.estimate(problem, observation, 0, None, plain, learned)
+    after = psvae.estimate(
+        problem, observation, 0, None, dataclasses.replace(OWN, refine=False), adapted
     )
-
-    def loss(network, target, key):
-        return jnp.sum((network.last.bias - target) ** 2)
-
-    schedule = training.Schedule(400, peak_rate=1e-2, checks=40, patience=4)
-    aside = jnp.full(2, 0.5)  # reached, then overshot towards 3
-    end = training.train(network, loss, jnp.full(2, 3.0), aside, schedule, jax.random.key(1))
-    held_out = [c[2] for c in end.curve]
-    got = float(loss(end.network, aside, None))
-    assert got == pytest.approx(min(held_out), rel=1e-6)
-    assert len(held_out) == held_out.index(min(held_out)) + 1 + schedule.patience
-    assert held_out[-1] > got
+    assert after.nrmse.mean() < before.nrmse.mean()
 
 
 def test_inputs_far_from_training_are_flagged(learned, unseen):
@@ -121,7 +105,7 @@ def test_inputs_far_from_training_are_flagged(learned, unseen):
     known[problem.known_parameters.index("t1"), :20] *= 20
     odd = dataclasses.replace(observation, known=known)
     estimate = supervised.estimate(
-        problem, odd, 0, None, learned, dataclasses.replace(QUICK, refine=False)
+        problem, odd, 0, None, dataclasses.replace(QUICK, refine=False), learned
     )
     assert (estimate.validity[:20] == Validity.OUT_OF_RANGE).all()
     assert (estimate.validity[20:] != Validity.OUT_OF_RANGE).all()
@@ -133,7 +117,7 @@ def test_misfit_is_judged_by_noise_that_is_known(learned, unseen):
     data = observation.data.copy()
     data[12, :30] *= 1.5
     spiked = dataclasses.replace(observation, data=data)
-    estimate = supervised.estimate(problem, spiked, 0, None, learned, QUICK)
+    estimate = supervised.estimate(problem, spiked, 0, None, QUICK, learned)
     assert np.isin(estimate.validity[:30], (Validity.MISFIT, Validity.NOT_CONVERGED)).mean() > 0.9
     assert (estimate.validity[30:] == Validity.MISFIT).mean() < 0.01
 
@@ -143,8 +127,8 @@ def test_posterior_of_the_network_and_its_moments_agree(learned, unseen):
     problem, _, observation = unseen
     measured = Measured.of(problem, observation)
     voxels = voxels_of(measured)
-    estimate = answer(measured, voxels, learned, dataclasses.replace(QUICK, refine=False))
-    mean, factor = infer(learned, voxels)
+    estimate = answers.plain(measured, voxels, learned.network)
+    mean, factor = infer(learned.network, voxels)
     draws = np.random.default_rng(0).standard_normal((4000, 2, 1))
     some = slice(0, 5)
     u = mean[None, :, some] + np.einsum("ijv,mjz->miv", factor[:, :, some], draws)

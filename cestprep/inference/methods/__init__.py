@@ -1,15 +1,18 @@
 """Estimation methods: one module each, found by its name; adding a method touches one file.
 
-A module offers ``TITLE``, ``INTERVAL`` (what its credible intervals are) and
-``estimate(problem, observation, seed=0, progress=None)``, returning an
-`cestprep.inference.estimate.Estimate` for every voxel of the observation.  One that trains also
-offers ``learn``, with the same arguments, whose result ``estimate`` takes as ``learned``.
+A module offers ``TITLE``, ``INTERVAL`` (what its credible intervals are), ``Options`` (a frozen
+dataclass of its settings), ``NEEDS_NOISE`` and ``estimate``, returning an
+`cestprep.inference.estimate.Estimate` for every voxel of an observation.  One that trains also
+offers ``learn``, whose result ``estimate`` takes as ``learned``.  Where a method
+needs a noise level, observations come with one (`cestprep.inference.solving`).
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, Protocol, cast
 
 from cestprep.inference.chunks import Progress
@@ -22,6 +25,8 @@ class Method(Protocol):
 
     TITLE: str
     INTERVAL: str
+    NEEDS_NOISE: bool
+    Options: Any
 
     def estimate(
         self,
@@ -29,6 +34,7 @@ class Method(Protocol):
         observation: Observation,
         seed: int = 0,
         progress: Progress | None = None,
+        options: Any = None,
         **learned: Any,
     ) -> Estimate:
         """Estimate all voxels of an observation."""
@@ -51,3 +57,64 @@ def load(name: str) -> Method:
     if name not in names():
         raise ValueError(f"no method '{name}'; there are {', '.join(names())}")
     return cast(Method, importlib.import_module(f"{__name__}.{name}"))
+
+
+def trains(method: Method) -> bool:
+    """Whether a method trains a network."""
+    return hasattr(method, "learn")
+
+
+def adapted(name: str, problem: InverseProblem, options: Any) -> InverseProblem:
+    """The problem a method solves in place of a recipe's, by its options.
+
+    Raises
+    ------
+    ValueError
+        If the data do not allow it.
+    """
+    change = getattr(load(name), "adapted", None)
+    found: InverseProblem = problem if change is None else change(problem, options)
+    return found
+
+
+def options_of(name: str, given: Mapping[str, str]) -> Any:
+    """Options of a method from texts by name.
+
+    Raises
+    ------
+    ValueError
+        If the method has no such option, or a text is not a value of its kind.
+    """
+    kinds = {f.name: str(f.type) for f in fields(load(name).Options)}
+    values = {}
+    for key, text in given.items():
+        if key not in kinds:
+            known = ", ".join(kinds) or "none"
+            raise ValueError(f"{key}={text}: {name} has no such option; it has {known}")
+        try:
+            values[key] = _READERS[kinds[key]](text)
+        except (KeyError, ValueError):
+            kind = kinds[key].replace("bool", "true or false").replace("int", "a whole number")
+            raise ValueError(f"{key}={text}: expected {kind}") from None
+    return load(name).Options(**values)
+
+
+def _whole(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(text)
+    return int(text)
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise ValueError(text)
+    return value
+
+
+_READERS: dict[str, Any] = {
+    "bool": {"true": True, "false": False}.__getitem__,
+    "int": _whole,
+    "float": _number,
+    "float | None": _number,
+}

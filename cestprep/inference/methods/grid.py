@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from cestprep.inference.chunks import Progress
 from cestprep.inference.estimate import Estimate, Validity
-from cestprep.inference.grid import explore_all
+from cestprep.inference.grid import explore_all, published_all
 from cestprep.inference.measured import Measured
 from cestprep.inference.problem import InverseProblem, Observation
-from cestprep.inference.residual import voxels_of
+from cestprep.inference.residual import distances, voxels_of
 
 TITLE = "reference posterior on a refined grid (uniform prior, exact signals)"
 INTERVAL = "central interval of the marginal posterior"
+NEEDS_NOISE = True
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of the grid.
+
+    Attributes
+    ----------
+    paper : bool
+        The published reference instead: one fixed grid of 100 x 100 cells over the ranges, known
+        parameters taken as exact, the noise from the best cell's residual.
+    """
+
+    paper: bool = False
 
 
 def estimate(
@@ -18,18 +35,21 @@ def estimate(
     observation: Observation,
     seed: int = 0,
     progress: Progress | None = None,
+    options: Options | None = None,
 ) -> Estimate:
     """Posterior mean, covariance and intervals of every voxel; deterministic."""
     del seed
     measured = Measured.of(problem, observation)
     if not measured.count:
         return measured.blank()
-    found = explore_all(problem, voxels_of(measured), progress)
+    explore = published_all if options is not None and options.paper else explore_all
+    found = explore(problem, voxels_of(measured), progress)
     return measured.finish(
         found.summary.mean,
         found.summary.covariance,
         found.fitted,
         at_bound=found.summary.at_bound,
+        chi2=distances(measured, found.summary.best),
         interval=(found.summary.lower, found.summary.upper),
         codes={Validity.NOT_CONVERGED: found.thin},
     )

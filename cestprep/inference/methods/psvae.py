@@ -7,9 +7,77 @@ posterior of simulated voxels.
 
 from __future__ import annotations
 
-from cestprep.inference.fitting import estimate, learn
+from dataclasses import dataclass
 
-__all__ = ["INTERVAL", "TITLE", "estimate", "learn"]
+from cestprep.inference import answers, fitting, paper
+from cestprep.inference.chunks import Progress, phase
+from cestprep.inference.estimate import Estimate
+from cestprep.inference.measured import Measured
+from cestprep.inference.problem import InverseProblem, Observation
+from cestprep.inference.residual import voxels_of
+from cestprep.inference.training import Part, Store, Trained
 
-TITLE = "physics-structured variational autoencoder, refined on each voxel's data"
-INTERVAL = "central interval of a Gaussian in unconstrained (logit) space"
+TITLE = "physics-structured variational autoencoder"
+INTERVAL = (
+    "central interval of a Gaussian in unconstrained (logit) space; in paper mode in the "
+    "parameters themselves, cut at the bounds"
+)
+NEEDS_NOISE = True
+
+
+@dataclass(frozen=True)
+class Options(fitting.Options):
+    """The same, and more.
+
+    Attributes
+    ----------
+    paper : bool
+        Network and loss as published, trained on the subject's own voxels for ``steps``.
+    """
+
+    paper: bool = False
+
+
+def adapted(problem: InverseProblem, options: Options) -> InverseProblem:
+    """The problem with the paper's ranges and normalisation in its mode."""
+    return paper.published_problem(problem, paper.PSVAE) if options.paper else problem
+
+
+def learn(
+    problem: InverseProblem,
+    observation: Observation,
+    seed: int = 0,
+    progress: Progress | None = None,
+    options: Options | None = None,
+    store: Store | None = None,
+) -> Trained | None:
+    """Train on the prior and on these voxels; None where none carries signal."""
+    options = options or Options()
+    if not options.paper:
+        return fitting.learn(problem, observation, options, seed, progress, store)
+    measured = Measured.of(problem, observation)
+    if not measured.count:
+        return None
+    part = Part("own voxels", phase(progress, "training", "steps"), store)
+    return paper.learn(problem, voxels_of(measured), paper.PSVAE, options.steps, seed, part)
+
+
+def estimate(
+    problem: InverseProblem,
+    observation: Observation,
+    seed: int = 0,
+    progress: Progress | None = None,
+    options: fitting.Options | None = None,
+    learned: Trained | None = None,
+) -> Estimate:
+    """Answer for every voxel, by what `learn` made."""
+    del seed
+    measured = Measured.of(problem, observation)
+    if learned is None or not measured.count:
+        return measured.blank()
+    options, voxels = options or Options(), voxels_of(measured)
+    if isinstance(options, Options) and options.paper:
+        return answers.published(measured, voxels, learned.network)
+    if options.refine:
+        return answers.refined(measured, voxels, learned.network, progress)
+    return answers.plain(measured, voxels, learned.network)

@@ -1,18 +1,26 @@
-"""Network trained on signals simulated from the recipe's prior; each answer refined on its data."""
+"""Network trained on signals simulated from the recipe's prior."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
 
 from cestprep.inference import fitting
 from cestprep.inference.chunks import Progress
 from cestprep.inference.estimate import Estimate
-from cestprep.inference.fitting import Options
-from cestprep.inference.network import Network
+from cestprep.inference.methods import psvae
 from cestprep.inference.problem import InverseProblem, Observation
+from cestprep.inference.training import Store, Trained
 
-TITLE = "network trained on simulated signals, refined on each voxel's data"
+TITLE = "network trained on simulated signals"
 INTERVAL = "central interval of a Gaussian in unconstrained (logit) space"
+NEEDS_NOISE = True
+
+
+@dataclass(frozen=True)
+class Options(fitting.Options):
+    """The same, without the subject's own voxels unless ``own_steps`` asks to mix them in."""
+
+    own_steps: int = 0
 
 
 def learn(
@@ -21,10 +29,10 @@ def learn(
     seed: int = 0,
     progress: Progress | None = None,
     options: Options | None = None,
-) -> Network | None:
+    store: Store | None = None,
+) -> Trained | None:
     """Train on the prior, as known for these voxels; None where none carries signal."""
-    prior_only = replace(options or Options(), evidence_steps=0)
-    return fitting.learn(problem, observation, seed, progress, prior_only)
+    return fitting.learn(problem, observation, options or Options(), seed, progress, store)
 
 
 def estimate(
@@ -32,9 +40,8 @@ def estimate(
     observation: Observation,
     seed: int = 0,
     progress: Progress | None = None,
-    learned: Network | None = None,
     options: Options | None = None,
+    learned: Trained | None = None,
 ) -> Estimate:
-    """Answer for every voxel, by a network `learn` made or a new one."""
-    learned = learned or learn(problem, observation, seed, progress, options)
-    return fitting.estimate(problem, observation, seed, progress, learned, options)
+    """Answer for every voxel, by what `learn` made."""
+    return psvae.estimate(problem, observation, seed, progress, options or Options(), learned)

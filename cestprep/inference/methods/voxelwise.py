@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from cestprep.inference import least_squares
 from cestprep.inference.chunks import Progress
 from cestprep.inference.estimate import Estimate, Validity
+from cestprep.inference.least_squares import Options
 from cestprep.inference.measured import CUT_GAUSSIAN, Measured
 from cestprep.inference.problem import InverseProblem, Observation
-from cestprep.inference.residual import fit_measured
+from cestprep.inference.residual import distances, fit_measured
+
+__all__ = ["INTERVAL", "NEEDS_NOISE", "TITLE", "Options", "estimate"]
 
 TITLE = "voxelwise bounded least squares (multi-start Levenberg-Marquardt)"
 INTERVAL = CUT_GAUSSIAN
+NEEDS_NOISE = False
 
 
 def estimate(
@@ -20,7 +23,7 @@ def estimate(
     observation: Observation,
     seed: int = 0,
     progress: Progress | None = None,
-    options: least_squares.Options | None = None,
+    options: Options | None = None,
 ) -> Estimate:
     """Fit every voxel; the method is deterministic, so ``seed`` changes nothing.
 
@@ -28,18 +31,20 @@ def estimate(
     -------
     Estimate
         Values at the best optimum and, as covariance, inverse Fisher information scaled by the
-        residual variance with its degrees of freedom, plus the known parameters' covariance
+        variance of the noise or, where that is not known independently, of the residual with
+        its degrees of freedom; plus the known parameters' covariance
         carried through the linearised fit.
     """
     del seed
     measured = Measured.of(problem, observation)
     if not measured.count:
         return measured.blank()
-    fit = fit_measured(measured, options or least_squares.Options(), progress)
+    fit = fit_measured(measured, options or Options(), progress)
     return measured.finish(
         fit.theta,
         fit.covariance,
         fit.fitted,
         at_bound=fit.at_bound,
+        chi2=distances(measured, fit.theta),
         codes={Validity.NOT_CONVERGED: ~np.asarray(fit.converged)},
     )

@@ -1,0 +1,75 @@
+"""What the estimation starts from, as derivatives: enough to train on without the raw dataset."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cestprep.bids.auxiliary import AuxiliarySource
+from cestprep.bids.derivatives import Sink, sidecar_path
+from cestprep.bids.files import image_data, load_image, replacing, write_image, write_json
+from cestprep.bids.plan import SessionPlan, StagePlan
+from cestprep.bids.session import MAP_SUFFIXES
+
+DESCRIPTION = "preproc"
+#: Units the maps are written in, by quantity, and the factor to them from package units.
+_WRITTEN = {"T1": ("s", 1.0), "T2": ("s", 1.0), "B0": ("ppm", 1.0), "B1": ("percent", 100.0)}
+_FOLDER = {"T1": "anat", "T2": "anat", "B0": "fmap", "B1": "fmap"}
+
+
+def write_preprocessed(sink: Sink, session: SessionPlan) -> list[Path]:
+    """Write series, maps and mask in ``space-cestref``; returns the paths of all files."""
+    fields = {"SpatialReference": sink.uri(sink.reference_path(session)), "SkullStripped": False}
+    written: list[Path] = []
+    for plan in session.stages:
+        written += _write_series(sink, session, plan, fields)
+    for source in session.auxiliary:
+        for stat, image in _maps_of(source):
+            written += _write_map(sink, session, source, stat, image, fields)
+    mask = load_image(session.mask)
+    path = sink.path(session, "mask", space="cestref", desc=session.recipe.mask)
+    inside = (image_data(session.mask) > 0).astype("uint8")
+    written.append(write_image(path, inside, mask))
+    about = {**fields, "Type": "Brain", "Sources": [sink.uri(session.mask)]}
+    return [*written, write_json(sidecar_path(path), about)]
+
+
+def _write_series(
+    sink: Sink, session: SessionPlan, plan: StagePlan, fields: Mapping[str, Any]
+) -> list[Path]:
+    image, context = plan.series.image, plan.series.context
+    assert context is not None  # plans have one
+    path = sink.path(session, "cest", **plan.entities, space="cestref", desc=DESCRIPTION)
+    table = sink.path(session, "cestcontext", ".tsv", **plan.entities)
+    with replacing(table) as temporary:
+        shutil.copyfile(context, temporary)
+    about = {**plan.series.fields, **fields, "Sources": [sink.uri(image)]}
+    written = write_image(path, image_data(image), load_image(image))
+    return [written, write_json(sidecar_path(path), about), table]
+
+
+def _maps_of(source: AuxiliarySource) -> Iterator[tuple[dict[str, str], Path]]:
+    """Map and SD map of a quantity that was not assumed, with their ``stat``."""
+    if source.image is not None:
+        yield {}, source.image
+    if source.sd is not None:
+        yield {"stat": "std"}, source.sd
+
+
+def _write_map(
+    sink: Sink,
+    session: SessionPlan,
+    source: AuxiliarySource,
+    stat: Mapping[str, str],
+    image: Path,
+    fields: Mapping[str, Any],
+) -> list[Path]:
+    unit, factor = _WRITTEN[source.quantity]
+    where = {"datatype": _FOLDER[source.quantity], "space": "cestref"}
+    path = sink.path(session, MAP_SUFFIXES[source.quantity], **where, **stat)
+    values = image_data(image) * (source.to_si * factor)
+    about = {**fields, "Units": unit, "Sources": [sink.uri(image)]}
+    written = write_image(path, values, load_image(image))
+    return [written, write_json(sidecar_path(path), about)]

@@ -1,0 +1,132 @@
+"""Estimation of one stage of one session, from its files to numbers and a trained network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cestprep import __version__
+from cestprep.bids.networks import TrainingFolder, read_network
+from cestprep.bids.observe import Record, observe
+from cestprep.bids.plan import SessionPlan, StagePlan
+from cestprep.inference import methods, solving
+from cestprep.inference.checkpoint import Checkpoint, describe
+from cestprep.inference.chunks import Progress
+from cestprep.inference.estimate import Estimate, Validity
+from cestprep.inference.normalization import compare_normalizations
+from cestprep.inference.problem import InverseProblem, Observation
+
+
+@dataclass(frozen=True)
+class How:
+    """How to estimate.
+
+    Attributes
+    ----------
+    method : str
+    options : mapping of str to str
+        Of the method.
+    mode : str
+        One of `cestprep.settings.MODES`.
+    seed : int
+    training_dir : Path
+        Where interrupted training is kept.
+    """
+
+    method: str
+    options: Mapping[str, str]
+    mode: str
+    seed: int
+    training_dir: Path
+
+    def settings(self) -> Any:
+        """Options of the method in this mode."""
+        options = methods.options_of(self.method, self.options)
+        if self.mode == "fit":
+            return options
+        return replace(options, refine=self.mode == "transfer+refine")
+
+
+@dataclass(frozen=True)
+class Quantified:
+    """Result of a stage; the network is there if one was trained."""
+
+    estimate: Estimate
+    record: Record
+    network: Checkpoint | None
+
+
+def quantify(
+    session: SessionPlan,
+    plan: StagePlan,
+    earlier: Mapping[str, Estimate],
+    how: How,
+    progress: Progress | None = None,
+) -> Quantified:
+    """Estimate the free parameters of a stage in all voxels of the mask."""
+    observation, usable = observe(session, plan, earlier)
+    codes = np.where(usable, Validity.OK, Validity.MISSING_AUXILIARY)
+    estimate = Estimate.blank(len(plan.stage.free), plan.problem.protocol.n_volumes, codes)
+    if not usable.any():
+        return Quantified(estimate, Record.of(observation, None), None)
+    method, options, problem = methods.load(how.method), how.settings(), plan.problem
+    seen = solving.prepared(method, problem, observation.take(usable))
+    network = _network(session, plan, seen, how, progress)
+    learned = None if network is None else network.trained
+    part = solving.estimate(method, problem, seen, how.seed, progress, options, learned)
+    estimate = estimate.fill(usable, part)
+    comparison = compare_normalizations(problem, seen, part, method, options, how.seed)
+    trained_here = network if how.mode == "fit" else None
+    return Quantified(estimate, Record.of(observation, comparison), trained_here)
+
+
+def _network(
+    session: SessionPlan,
+    plan: StagePlan,
+    seen: Observation,
+    how: How,
+    progress: Progress | None,
+) -> Checkpoint | None:
+    """The network that answers: from the checkpoint, or trained on these voxels."""
+    method = methods.load(how.method)
+    if not methods.trains(method):
+        return None
+    if plan.network is not None:
+        return read_network(plan.network)
+    described = describe(plan.problem, session.propagate)
+    folder = training_folder(how, f"{session.label}_{plan.stage.name}", described, seen)
+    trained = train(plan.problem, seen, how, folder, progress)
+    if trained is None:
+        return None
+    return Checkpoint(how.method, described, trained, (session.subject,), __version__)
+
+
+def train(
+    problem: InverseProblem,
+    seen: Observation,
+    how: How,
+    folder: Path,
+    progress: Progress | None,
+) -> Any:
+    """Train a network, going on where an interrupted run stopped."""
+    store = TrainingFolder(folder)
+    method, options = methods.load(how.method), how.settings()
+    trained = solving.learn(method, problem, seen, how.seed, progress, options, store)
+    shutil.rmtree(folder, ignore_errors=True)
+    return trained
+
+
+def training_folder(how: How, what: str, described: Mapping[str, Any], seen: Observation) -> Path:
+    """Folder for the interrupted training of exactly this."""
+    words = [described, how.method, dict(how.options), how.seed, __version__]
+    digest = hashlib.sha256(json.dumps(words, sort_keys=True).encode())
+    for array in (seen.data, seen.known, seen.known_covariance, seen.noise_sd):
+        digest.update(np.ascontiguousarray(array).tobytes() if array is not None else b"")
+    return how.training_dir / f"{what}_{digest.hexdigest()[:12]}"

@@ -1,0 +1,205 @@
+"""Answers of a trained network: asked, refined on each voxel's data, flagged where not to trust."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from cestprep.inference import least_squares, paper, unconstrained
+from cestprep.inference.chunks import Progress, over_chunks, phase, replaced, voxels_per_chunk
+from cestprep.inference.estimate import Estimate, Validity, high_nrmse
+from cestprep.inference.likelihood import Voxels
+from cestprep.inference.measured import GAUSSIAN_QUANTILE, MISFIT_P, Measured, misfit_probability
+from cestprep.inference.network import Network, features, infer
+from cestprep.inference.paper import PaperNetwork
+from cestprep.inference.problem import InverseProblem, predict_voxels
+from cestprep.inference.refine import Local, Mode, climb, moments, weighted
+from cestprep.inference.residual import distances, fit_measured
+
+#: A density this far (SD of the log-ratio) from the Gaussian of its moments is not Gaussian.
+MOST_DEPARTURE = 1.0
+#: With more mass than this at the edge of its box the posterior is sought in another box.
+MOST_AT_EDGE = 0.015
+_BOXES = 3
+#: Nearer to an end of its range than this share of it a parameter is at its bound.
+_END = 1e-3
+_FIRST_STEPS, _MORE_STEPS = 4, 12
+#: Inputs this many SD from the mean in training are outside its range.
+_FARTHEST_INPUT = 6.0
+
+
+def plain(measured: Measured, voxels: Voxels, network: Network) -> Estimate:
+    """What the network says, with the signal simulated from it."""
+    problem = measured.problem
+    mean, factor = infer(network, voxels)
+    theta, covariance = _theta_moments(problem, mean, factor)
+    at_mean = np.asarray(unconstrained.to_theta(problem, jnp.asarray(mean)))
+    size = voxels_per_chunk(problem, None, measured.data.dtype)
+    fitted = over_chunks(partial(predict_voxels, problem), [at_mean, voxels.known], size)
+    return measured.finish(
+        theta,
+        covariance,
+        fitted,
+        at_bound=_at_bound(mean),
+        chi2=distances(measured, at_mean),
+        interval=_interval(problem, mean, factor),
+        codes={Validity.OUT_OF_RANGE: outside_range(network, voxels)},
+    )
+
+
+def refined(
+    measured: Measured, voxels: Voxels, network: Network, progress: Progress | None = None
+) -> Estimate:
+    """Answers refined on each voxel's own data; a full fit starts those that still misfit."""
+    problem = measured.problem
+    mean, _ = infer(network, voxels)
+    mode = _to_modes(measured, voxels, mean, phase(progress, "refinement"))
+    local = _all_moments(problem, voxels, mode, phase(progress, "moments"))
+    theta = np.asarray(unconstrained.to_theta(problem, jnp.asarray(mode.u)))
+    size = voxels_per_chunk(problem, None, measured.data.dtype)
+    failed = ~(mode.converged & np.isfinite(local.u_mean).all(axis=0))
+    return measured.finish(
+        local.mean,
+        local.covariance,
+        over_chunks(partial(predict_voxels, problem), [theta, voxels.known], size),
+        at_bound=_at_bound(mode.u),
+        chi2=mode.chi2,
+        interval=_interval(problem, local.u_mean, local.u_factor),
+        codes={
+            Validity.NOT_CONVERGED: failed,
+            Validity.NOT_GAUSSIAN: local.departure > MOST_DEPARTURE,
+        },
+    )
+
+
+def published(measured: Measured, voxels: Voxels, network: PaperNetwork) -> Estimate:
+    """What a network of `cestprep.inference.paper` says."""
+    problem = measured.problem
+    theta, covariance = paper.infer(problem, network, voxels)
+    size = voxels_per_chunk(problem, None, measured.data.dtype)
+    low, high = problem.bounds.T[:, :, None]
+    share = (theta - low) / (high - low)
+    return measured.finish(
+        theta,
+        covariance,
+        over_chunks(partial(predict_voxels, problem), [theta, voxels.known], size),
+        at_bound=((share < _END) | (share > 1 - _END)).any(axis=0),
+        chi2=distances(measured, theta),
+    )
+
+
+def _climb(
+    problem: InverseProblem, voxels: Voxels, u: Any, steps: int, progress: Progress | None = None
+) -> Mode:
+    size = voxels_per_chunk(problem, None, u.dtype)
+    found: Mode = over_chunks(
+        lambda *chunk: climb(problem, Voxels(*chunk[:4]), chunk[4], steps),
+        [*voxels, u],
+        size,
+        progress,
+    )
+    return found
+
+
+def _to_modes(
+    measured: Measured, voxels: Voxels, first: np.ndarray, progress: Progress | None
+) -> Mode:
+    """Modes near first answers; those far off or misfitting are sought again, from a full fit."""
+    problem = measured.problem
+    mode = _climb(problem, voxels, first, _FIRST_STEPS, progress)
+    slow = np.flatnonzero(~mode.converged)
+    if slow.size:
+        again = _climb(problem, _some(voxels, slow), mode.u[:, slow], _MORE_STEPS)
+        mode = replaced(mode, slow, again)
+    poor = np.flatnonzero(~mode.converged | misfits(measured, mode.chi2))
+    if not poor.size:
+        return mode
+    fit = fit_measured(measured.take(poor), least_squares.Options())
+    size = voxels_per_chunk(problem, None, measured.data.dtype)
+    start = over_chunks(partial(_to_u, problem), [fit.theta], size)  # alike in any company
+    other = _climb(problem, _some(voxels, poor), start, _MORE_STEPS)
+    old = mode.converged[poor], mode.chi2[poor]
+    better = other.converged & (~old[0] | (other.chi2 < old[1]))
+    chosen: Mode = replaced(mode, poor[better], jax.tree.map(lambda x: x[..., better], other))
+    return chosen
+
+
+_to_u = jax.jit(unconstrained.to_u, static_argnums=0)
+
+
+def misfits(measured: Measured, chi2: Any) -> np.ndarray:
+    """Voxels that ask for another fit."""
+    if measured.thermal:
+        return misfit_probability(measured.problem, chi2) < MISFIT_P
+    return high_nrmse(np.sqrt(chi2), np.isfinite(chi2))
+
+
+def _some(voxels: Voxels, chosen: np.ndarray) -> Voxels:
+    return Voxels(*(np.asarray(x)[..., chosen] for x in voxels))  # type: ignore[arg-type]
+
+
+def _all_moments(
+    problem: InverseProblem, voxels: Voxels, mode: Mode, progress: Progress | None
+) -> Local:
+    """Moments in a box around the mode, or around the first moments where that was too small."""
+    size = voxels_per_chunk(problem, None, mode.u.dtype)
+
+    def run(chosen: Voxels, u: Any, factor: Any, progress: Progress | None) -> Local:
+        found: Local = over_chunks(
+            lambda *chunk: moments(problem, Voxels(*chunk[:4]), *chunk[4:]),
+            [*chosen, u, factor],
+            size,
+            progress,
+        )
+        return found
+
+    local = run(voxels, mode.u, mode.factor, progress)
+    for _ in range(_BOXES - 1):
+        wide = np.flatnonzero(local.edge > MOST_AT_EDGE)
+        if not wide.size:
+            break
+        u, factor = local.u_mean[:, wide], local.u_factor[:, :, wide]
+        local = replaced(local, wide, run(_some(voxels, wide), u, factor, None))
+    return local
+
+
+def _at_bound(u: Any) -> np.ndarray:
+    end = np.log((1 - _END) / _END)
+    found: np.ndarray = (np.abs(np.asarray(u)) > end).any(axis=0)
+    return found
+
+
+def _interval(problem: InverseProblem, mean: Any, factor: Any) -> tuple[Array, Array]:
+    """Central 95 % intervals of a Gaussian in unconstrained space."""
+    reach = GAUSSIAN_QUANTILE * jnp.sqrt(jnp.sum(jnp.asarray(factor) ** 2, axis=1))
+    low, high = (unconstrained.to_theta(problem, jnp.asarray(mean) + s * reach) for s in (-1, 1))
+    return low, high
+
+
+def gaussian_nodes(p: int, per_axis: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes (p, m) and weights (m,) for a standard normal density in p dimensions."""
+    x, w = np.polynomial.hermite_e.hermegauss(per_axis)
+    mesh = np.meshgrid(*[x] * p, indexing="ij")
+    weights = np.meshgrid(*[w / w.sum()] * p, indexing="ij")
+    return np.stack([m.ravel() for m in mesh]), np.prod([m.ravel() for m in weights], axis=0)
+
+
+@partial(jax.jit, static_argnums=0)
+def _theta_moments(problem: InverseProblem, mean: Array, factor: Array) -> tuple[Array, Array]:
+    """Mean and covariance in package units of a Gaussian in unconstrained space."""
+    z, w = (jnp.asarray(x, mean.dtype) for x in gaussian_nodes(mean.shape[0]))
+    u = mean[None] + jnp.einsum("ijv,jm->miv", factor, z)
+    theta = jax.vmap(partial(unconstrained.to_theta, problem))(u)
+    return weighted(theta, jnp.broadcast_to(w[:, None], (w.size, mean.shape[1])))
+
+
+def outside_range(network: Any, voxels: Voxels) -> np.ndarray:
+    """Voxels with an input farther from those of training than any was likely to be."""
+    inputs = features(voxels)
+    away = jnp.abs(inputs - network.centre[:, None]) * network.gain[:, None]
+    return np.asarray(jnp.max(away, axis=0) > _FARTHEST_INPUT)
