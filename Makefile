@@ -8,7 +8,7 @@ DEMO := build/demo
 COMPILED := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/build/compiled JAX_COMPILATION_CACHE_MAX_SIZE=2000000000 \
     JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.3
 
-.PHONY: demo test lint bench gpu-check clean
+.PHONY: demo test lint bench validate gpu-check clean
 
 $(READY): setup.cfg pyproject.toml
 	@if command -v uv >/dev/null 2>&1; then \
@@ -37,6 +37,10 @@ test: lint
 
 bench: $(READY)
 	$(BIN)/python benchmarks/forward.py
+	$(BIN)/python benchmarks/whole_brain.py
+
+validate: $(READY)
+	$(BIN)/python benchmarks/validate.py
 
 gpu-check: $(READY)
 	$(BIN)/python -m pytest -m gpu

@@ -110,7 +110,9 @@ def test_status_names_the_device():
 def test_work_directory_does_not_depend_on_the_device(tmp_path):
     bids = sessions.write(tmp_path / "bids", shape=(4, 4, 1))
     arguments = sessions.arguments(bids, tmp_path / "out", tmp_path / "work")
-    settings = settings_of(make_parser(["psvae"]).parse_args(arguments), ["psvae"])
+    settings = settings_of(
+        make_parser(["psvae", "voxelwise"]).parse_args(arguments), ["psvae", "voxelwise"]
+    )
     plans = plan_run(settings).plans
 
     def hashes(device):

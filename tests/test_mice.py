@@ -93,10 +93,10 @@ def rows_of(data, stage):
 @pytest.mark.parametrize("ses", ["pre", "post"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_agrees_with_independent_scipy_fit(run, data, ses, stage):
-    """50 random voxels of each session and stage."""
+    """25 random voxels of each session and stage."""
     mask = mask_of(data, "m01", ses)
     valid = values(run, "m01", ses, stage, "label-valid_", "mask")[mask] > 0
-    chosen = np.random.default_rng(7).choice(np.flatnonzero(valid), 50, replace=False)
+    chosen = np.random.default_rng(7).choice(np.flatnonzero(valid), 25, replace=False)
     signals = raw(data, "m01", ses, ("cest", f"acq-{stage}_cest")).get_fdata()[mask]
     t1, t2 = (raw(data, "m01", ses, ("anat", f"{q}map")).get_fdata()[mask] for q in ("T1", "T2"))
     nrmse = values(run, "m01", ses, stage, "stat-nrmse_")[mask]

@@ -17,7 +17,9 @@ import numpy as np
 from cestprep.data import load_recipe
 from cestprep.inference.problem import InverseProblem, Observation
 from cestprep.inference.recipe import Recipe
-from cestprep.phantom.head import TISSUES, fingerprinting_protocol
+from cestprep.phantom.head import fingerprinting_protocol
+from cestprep.phantom.sampler import draw_prior, draw_tissue
+from cestprep.physics.pools import ExchangingPool
 from cestprep.physics.protocol import Readout, Recovery, Saturation
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,21 +52,9 @@ class Truth:
     known: np.ndarray
 
 
-def tissue(count: int, rng: np.random.Generator, spread: float = 0.08) -> dict[str, np.ndarray]:
-    """Parameters of voxels half grey, half white matter, and fields."""
-    white = rng.random(count) < 0.5
-    found = {
-        name: np.where(white, TISSUES["WM"][name], TISSUES["GM"][name])
-        * (1 + spread * rng.standard_normal(count).clip(-3, 3))
-        for name in TISSUES["WM"]
-    }
-    b0, b1 = rng.uniform(-0.15, 0.15, count), rng.uniform(0.88, 1.12, count)
-    return {**found, "b0_ppm": b0, "b1_scale": b1}
-
-
 def brain(problem: InverseProblem, count: int, seed: int) -> Truth:
     """Voxels of a brain."""
-    named = tissue(count, np.random.default_rng(seed))
+    named = draw_tissue(count, np.random.default_rng(seed))
     free = np.array([named[f.parameter] for f in problem.free])
     return Truth(free, np.array([named[name] for name in problem.known_parameters]))
 
@@ -72,10 +62,11 @@ def brain(problem: InverseProblem, count: int, seed: int) -> Truth:
 def prior(problem: InverseProblem, count: int, seed: int) -> Truth:
     """Free parameters from the recipe's prior, the rest as in a brain."""
     rng = np.random.default_rng(seed)
-    named = tissue(count, rng)
-    low, high = problem.bounds.T[:, :, None]
-    theta = low + (high - low) * rng.random((len(problem.free), count))
-    return Truth(theta, np.array([named[name] for name in problem.known_parameters]))
+    named = draw_tissue(count, rng)
+    return Truth(
+        draw_prior(problem, count, rng),
+        np.array([named[name] for name in problem.known_parameters]),
+    )
 
 
 def engine(problem: InverseProblem, truth: Truth) -> np.ndarray:
@@ -88,6 +79,19 @@ def engine(problem: InverseProblem, truth: Truth) -> np.ndarray:
         theta, known = (x[:, index].astype(np.float32) for x in (truth.theta, truth.known))
         parts.append(np.asarray(run(theta, known))[:, : total - start])
     return np.concatenate(parts, axis=1)
+
+
+def engine_with_extra_pool(problem: InverseProblem, truth: Truth) -> np.ndarray:
+    """Signals with one more CEST pool than the model has, at 2 ppm, 0.3 %, 300 1/s."""
+    extra = ExchangingPool("amine", "cest")
+    values = {"fraction": 0.003, "k_exchange": 300.0, "t2": 0.02, "offset_ppm": 2.0}
+    more = dataclasses.replace(
+        problem,
+        model=dataclasses.replace(problem.model, pools=(*problem.model.pools, extra)),
+        constants=(*problem.constants, *((f"amine.{k}", v) for k, v in values.items())),
+        solver="general",
+    )
+    return engine(more, truth)
 
 
 def oracle(problem: InverseProblem, truth: Truth, name: str) -> np.ndarray:

@@ -57,9 +57,7 @@ def refined(
 ) -> Estimate:
     """Answers refined on each voxel's own data; a full fit starts those that still misfit."""
     problem = measured.problem
-    mean, _ = infer(network, voxels)
-    mode = _to_modes(measured, voxels, mean, phase(progress, "refinement"))
-    local = _all_moments(problem, voxels, mode, phase(progress, "moments"))
+    mode, local = local_posteriors(measured, voxels, infer(network, voxels)[0], progress)
     theta = np.asarray(unconstrained.to_theta(problem, jnp.asarray(mode.u)))
     size = voxels_per_chunk(problem, None, measured.data.dtype)
     failed = ~(mode.converged & np.isfinite(local.u_mean).all(axis=0))
@@ -91,6 +89,14 @@ def published(measured: Measured, voxels: Voxels, network: PaperNetwork) -> Esti
         at_bound=((share < _END) | (share > 1 - _END)).any(axis=0),
         chi2=distances(measured, theta),
     )
+
+
+def local_posteriors(
+    measured: Measured, voxels: Voxels, first: np.ndarray, progress: Progress | None = None
+) -> tuple[Mode, Local]:
+    """Modes and moments of the posteriors near first answers ``(p, F)``, unconstrained."""
+    mode = _to_modes(measured, voxels, first, phase(progress, "refinement"))
+    return mode, _all_moments(measured.problem, voxels, mode, phase(progress, "moments"))
 
 
 def _climb(

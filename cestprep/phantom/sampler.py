@@ -6,11 +6,14 @@ import numpy as np
 
 from cestprep.inference.likelihood import Voxels
 from cestprep.inference.problem import InverseProblem
+from cestprep.phantom.head import TISSUES
 
 #: Known values of a draw are those of one voxel plus this much of the difference of two others.
 _MIXED = 0.3
 #: SD of the logarithm by which noise levels are varied.
 _NOISE_SPREAD = 0.3
+#: Relative SD between voxels of a tissue.
+_TISSUE_SPREAD = 0.08
 
 
 def draw_prior(problem: InverseProblem, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -41,3 +44,20 @@ def draw_truth(voxels: Voxels, rng: np.random.Generator) -> np.ndarray:
     drawn = rng.standard_normal(voxels.factor.shape[1:])
     truth: np.ndarray = voxels.known + np.einsum("qrv,rv->qv", np.asarray(voxels.factor), drawn)
     return truth.astype(np.asarray(voxels.known).dtype)
+
+
+def draw_tissue(count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Parameters of voxels half grey, half white matter at 3 T, and fields; package units.
+
+    Returns
+    -------
+    mapping of parameter name to ndarray, shape (count,)
+    """
+    white = rng.random(count) < 0.5
+    drawn = {
+        name: np.where(white, TISSUES["WM"][name], TISSUES["GM"][name])
+        * (1 + _TISSUE_SPREAD * rng.standard_normal(count).clip(-3, 3))
+        for name in TISSUES["WM"]
+    }
+    fields = (("b0_ppm", (-0.15, 0.15)), ("b1_scale", (0.88, 1.12)))
+    return drawn | {name: rng.uniform(*ends, count) for name, ends in fields}
