@@ -24,7 +24,7 @@ mask and tissue labels are in derivatives/masks, the true parameters in derivati
 B0 and B1 maps are exact.
 """
 SIGNAL = 1000.0  # image units of m0 = 1
-TARGET_OFFSETS = {"semisolid": (6.0, 14.0), "amide": (3.5, 3.5)}
+TARGET_OFFSETS = {"semisolid": (6.0, 14.0), "amide": (3.5, 3.5), "rNOE": (-3.5, -3.5)}
 #: Raw map: suffix, datatype, parameter, factor to file units, sidecar.
 RAW_MAPS = (
     ("T1map", "anat", "t1", 1.0, {"Units": "s"}),

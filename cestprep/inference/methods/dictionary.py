@@ -37,7 +37,7 @@ from jax import Array
 
 from cestprep.inference import least_squares, linalg
 from cestprep.inference.chunks import Progress, over_chunks, phase, voxels_per_chunk
-from cestprep.inference.estimate import Estimate, Validity
+from cestprep.inference.estimate import Estimate
 from cestprep.inference.measured import CUT_GAUSSIAN, Measured
 from cestprep.inference.problem import InverseProblem, Observation
 from cestprep.inference.residual import distances, fit_measured
@@ -81,6 +81,10 @@ class Options:
     entries: int = 400_000
     nodes: int = 32
     moves: int = 2
+
+    def __post_init__(self) -> None:
+        if self.nodes < 1:
+            raise ValueError("a dictionary needs at least one node")
 
 
 @dataclass(frozen=True)
@@ -198,8 +202,8 @@ def make(
         each = options.entries // c
         theta = sampler.draw_prior(problem, c * each, rng).reshape(p, c, each)
     theta = theta.astype(jnp.zeros(()).dtype)
-    known = np.repeat(nodes.known, theta.shape[2], axis=1).astype(theta.dtype)
-    signals = _simulate(problem, theta.reshape(p, -1), known, progress)
+    known_there = np.repeat(nodes.known, theta.shape[2], axis=1).astype(theta.dtype)
+    signals = _simulate(problem, theta.reshape(p, -1), known_there, progress)
     signals = signals.reshape(-1, *theta.shape[1:])
     return Dictionary(problem, nodes, theta, signals, options.cartesian)
 
@@ -266,7 +270,11 @@ def estimate(
 def describe(
     dictionary: Dictionary, measured: Measured, theta: np.ndarray, progress: Progress | None = None
 ) -> Estimate:
-    """Estimates from the parameters ``(p, F)`` of matches."""
+    """Estimates from the parameters ``(p, F)`` of matches.
+
+    A free scale follows from the match; what the spacing of entries adds to its variance is left
+    out.
+    """
     problem, known = measured.problem, measured.known
     at_bound = _at_ends(theta, dictionary)
     spread = over_chunks(
@@ -290,7 +298,6 @@ def describe(
         fit.fitted,
         at_bound=at_bound,
         chi2=distances(measured, theta),
-        codes={Validity.NOT_CONVERGED: ~np.isfinite(fit.residual_norm)},
     )
 
 
