@@ -9,7 +9,7 @@ import problems
 import pytest
 from scipy.stats import multivariate_normal
 
-from cestprep.inference import grid, likelihood, linalg, refine, unconstrained
+from cestprep.inference import answers, grid, likelihood, linalg, unconstrained
 from cestprep.inference.likelihood import Voxels
 from cestprep.inference.measured import Measured
 from cestprep.inference.methods import grid as method
@@ -122,11 +122,11 @@ def test_ignoring_errors_of_the_maps_is_overconfident(drawn, found):
 
 def test_refinement_finds_the_same_posterior(drawn, found):
     """From a poor first answer: median Mahalanobis distance of 10 samples near 1.18 both ways."""
-    problem, truth, _ = drawn
+    problem, truth, observation = drawn
     voxels, posterior = found
     first = np.asarray(unconstrained.to_u(problem, truth.astype(np.float32))) + 0.5
-    mode = refine.climb(problem, voxels, first, 12)
-    local = refine.moments(problem, voxels, mode.u, mode.factor)
+    measured = Measured.of(problem, observation)
+    mode, local = answers.local_posteriors(measured, voxels, first)
     assert np.asarray(mode.converged).mean() > 0.9
     sd = np.sqrt(np.einsum("iiv->iv", posterior.summary.covariance))
     away = np.abs(np.asarray(local.mean) - np.asarray(posterior.summary.mean)) / sd
