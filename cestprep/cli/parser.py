@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -249,6 +249,23 @@ def add_method_option(group: argparse._ActionsContainer, default: Any) -> None:
         help="settings of the method (docs/methods.rst), such as steps=3000; paper=true makes "
         "psvae, nbmf and grid do what the papers did",
     )
+
+
+def checked_options(method: str, given: Mapping[str, str]) -> Any:
+    """Options of a method from ``--method-option``.
+
+    Raises
+    ------
+    UsageError
+        If it has no such options.
+    """
+    from cestprep.inference import methods
+
+    try:
+        return methods.options_of(method, given)
+    except ValueError as exc:
+        mend = "Correct it; docs/methods.rst lists them"
+        raise UsageError(Fault("--method-option", str(exc), mend)) from None
 
 
 def _add_performance(group: Group) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from cestprep.cli.device import use_device, used_device
-from cestprep.cli.parser import make_parser, settings_of
+from cestprep.cli.parser import checked_options, make_parser, settings_of
 from cestprep.errors import Fault, InputError, UsageError
 from cestprep.settings import ALL_STAGES, Settings
 
@@ -145,15 +145,11 @@ def _method_options(settings: Settings) -> Any:
         option = f"--checkpoint {settings.checkpoint}"
         raise UsageError(Fault(option, "is not a folder", "Give the folder of trained networks"))
     if settings.checkpoint is not None and not methods.trains(methods.load(settings.method)):
-        trained = [n for n in methods.names() if methods.trains(methods.load(n))]
+        trained = methods.trained_names()
         what = f"method {settings.method} has no network"
         mend = f"Choose --method {' or '.join(trained)}, or leave --checkpoint out"
         raise UsageError(Fault(f"--checkpoint {settings.checkpoint}", what, mend))
-    try:
-        return methods.options_of(settings.method, settings.method_options)
-    except ValueError as exc:
-        mend = "Correct it; docs/methods.rst lists them"
-        raise UsageError(Fault("--method-option", str(exc), mend)) from None
+    return checked_options(settings.method, settings.method_options)
 
 
 def _with_networks(plan: SessionPlan, settings: Settings) -> SessionPlan:

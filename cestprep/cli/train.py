@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cestprep.cli.device import add_device_option
-from cestprep.cli.parser import add_method_option, distinct
+from cestprep.cli.parser import add_method_option, checked_options, distinct
 from cestprep.data import recipe_names
 from cestprep.errors import Fault, InputError, UsageError
 from cestprep.settings import ASSUMABLE, SOLVER_CHOICES, Settings
@@ -108,14 +108,11 @@ def _check(how: How) -> None:
     """Refuse methods without a network, and options they do not have."""
     from cestprep.inference import methods
 
-    trained = [n for n in methods.names() if methods.trains(methods.load(n))]
+    trained = methods.trained_names()
     if how.method not in trained:
         what, mend = "is no method with a network", f"Choose from {', '.join(trained)}"
         raise UsageError(Fault(f"--method {how.method}", what, mend))
-    try:
-        how.settings()
-    except ValueError as exc:
-        raise UsageError(Fault("--method-option", str(exc), "Correct it")) from None
+    checked_options(how.method, how.options)
 
 
 def _sessions(options: argparse.Namespace) -> list[SessionPlan]:

@@ -11,13 +11,21 @@ import numpy as np
 from jax import Array
 
 from cestprep.inference import least_squares, paper, unconstrained
-from cestprep.inference.chunks import Progress, over_chunks, phase, replaced, voxels_per_chunk
+from cestprep.inference.chunks import (
+    Progress,
+    over_chunks,
+    phase,
+    predict_all,
+    replaced,
+    voxels_per_chunk,
+)
 from cestprep.inference.estimate import Estimate, Validity, high_nrmse
+from cestprep.inference.interpolation import mesh
 from cestprep.inference.likelihood import Voxels
 from cestprep.inference.measured import GAUSSIAN_QUANTILE, MISFIT_P, Measured, misfit_probability
 from cestprep.inference.network import Network, features, infer
 from cestprep.inference.paper import PaperNetwork
-from cestprep.inference.problem import InverseProblem, predict_voxels
+from cestprep.inference.problem import InverseProblem
 from cestprep.inference.refine import Local, Mode, climb, moments, weighted
 from cestprep.inference.residual import distances, fit_measured
 
@@ -39,12 +47,10 @@ def plain(measured: Measured, voxels: Voxels, network: Network) -> Estimate:
     mean, factor = infer(network, voxels)
     theta, covariance = _theta_moments(problem, mean, factor)
     at_mean = np.asarray(unconstrained.to_theta(problem, jnp.asarray(mean)))
-    size = voxels_per_chunk(problem, None, measured.data.dtype)
-    fitted = over_chunks(partial(predict_voxels, problem), [at_mean, voxels.known], size)
     return measured.finish(
         theta,
         covariance,
-        fitted,
+        predict_all(problem, at_mean, measured.known),
         at_bound=_at_bound(mean),
         chi2=distances(measured, at_mean),
         interval=_interval(problem, mean, factor),
@@ -59,12 +65,11 @@ def refined(
     problem = measured.problem
     mode, local = local_posteriors(measured, voxels, infer(network, voxels)[0], progress)
     theta = np.asarray(unconstrained.to_theta(problem, jnp.asarray(mode.u)))
-    size = voxels_per_chunk(problem, None, measured.data.dtype)
     failed = ~(mode.converged & np.isfinite(local.u_mean).all(axis=0))
     return measured.finish(
         local.mean,
         local.covariance,
-        over_chunks(partial(predict_voxels, problem), [theta, voxels.known], size),
+        predict_all(problem, theta, measured.known),
         at_bound=_at_bound(mode.u),
         chi2=mode.chi2,
         interval=_interval(problem, local.u_mean, local.u_factor),
@@ -79,13 +84,12 @@ def published(measured: Measured, voxels: Voxels, network: PaperNetwork) -> Esti
     """What a network of `cestprep.inference.paper` says."""
     problem = measured.problem
     theta, covariance = paper.infer(problem, network, voxels)
-    size = voxels_per_chunk(problem, None, measured.data.dtype)
     low, high = problem.bounds.T[:, :, None]
     share = (theta - low) / (high - low)
     return measured.finish(
         theta,
         covariance,
-        over_chunks(partial(predict_voxels, problem), [theta, voxels.known], size),
+        predict_all(problem, theta, measured.known),
         at_bound=((share < _END) | (share > 1 - _END)).any(axis=0),
         chi2=distances(measured, theta),
     )
@@ -187,18 +191,16 @@ def _interval(problem: InverseProblem, mean: Any, factor: Any) -> tuple[Array, A
     return low, high
 
 
-def gaussian_nodes(p: int, per_axis: int = 5) -> tuple[np.ndarray, np.ndarray]:
+def _gaussian_nodes(p: int, per_axis: int = 5) -> tuple[np.ndarray, np.ndarray]:
     """Nodes (p, m) and weights (m,) for a standard normal density in p dimensions."""
     x, w = np.polynomial.hermite_e.hermegauss(per_axis)
-    mesh = np.meshgrid(*[x] * p, indexing="ij")
-    weights = np.meshgrid(*[w / w.sum()] * p, indexing="ij")
-    return np.stack([m.ravel() for m in mesh]), np.prod([m.ravel() for m in weights], axis=0)
+    return mesh(x, p), np.prod(mesh(w / w.sum(), p), axis=0)
 
 
 @partial(jax.jit, static_argnums=0)
 def _theta_moments(problem: InverseProblem, mean: Array, factor: Array) -> tuple[Array, Array]:
     """Mean and covariance in package units of a Gaussian in unconstrained space."""
-    z, w = (jnp.asarray(x, mean.dtype) for x in gaussian_nodes(mean.shape[0]))
+    z, w = (jnp.asarray(x, mean.dtype) for x in _gaussian_nodes(mean.shape[0]))
     u = mean[None] + jnp.einsum("ijv,jm->miv", factor, z)
     theta = jax.vmap(partial(unconstrained.to_theta, problem))(u)
     return weighted(theta, jnp.broadcast_to(w[:, None], (w.size, mean.shape[1])))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from cestprep.inference.problem import InverseProblem
+from cestprep.inference.problem import InverseProblem, predict_voxels
 from cestprep.physics.bloch import n_states
 
 
@@ -66,6 +67,19 @@ def over_chunks(
         if progress is not None:
             progress(start + kept, total)
     return jax.tree.map(lambda *xs: np.concatenate(xs, axis=-1), *parts)
+
+
+def predict_all(
+    problem: InverseProblem,
+    theta: np.ndarray,
+    known: np.ndarray,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """Normalised signals ``(n, V)`` of free ``(p, V)`` and known ``(q, V)`` values."""
+    size = voxels_per_chunk(problem, None, theta.dtype)
+    run = partial(predict_voxels, problem)
+    signals: np.ndarray = over_chunks(run, [theta, known], size, progress)
+    return signals
 
 
 def replaced(whole: Any, where: np.ndarray, part: Any) -> Any:

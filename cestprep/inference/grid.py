@@ -19,7 +19,7 @@ from jax import Array
 
 from cestprep.inference import likelihood
 from cestprep.inference.chunks import Progress, over_chunks, replaced, voxels_per_chunk
-from cestprep.inference.interpolation import chebyshev_nodes, lagrange_matrix
+from cestprep.inference.interpolation import chebyshev_nodes, lagrange_matrix, mesh
 from cestprep.inference.likelihood import Metric, Voxels
 from cestprep.inference.measured import GAUSSIAN_QUANTILE
 from cestprep.inference.problem import InverseProblem, predict_voxels
@@ -102,9 +102,7 @@ def curvable(problem: InverseProblem) -> bool:
 
 def _centres(cells: int, dimensions: int) -> np.ndarray:
     """Cell centres in the unit box, shape (dimensions, cells ** dimensions)."""
-    axis = (np.arange(cells) + 0.5) / cells
-    mesh = np.meshgrid(*[axis] * dimensions, indexing="ij")
-    return np.stack([m.ravel() for m in mesh])
+    return mesh((np.arange(cells) + 0.5) / cells, dimensions)
 
 
 def _interpolation(cells: int) -> tuple[np.ndarray, np.ndarray]:
@@ -134,9 +132,9 @@ def _nodes(layout: Layout, low: Array, high: Array, voxel: Voxels) -> Metric:
     """Metric of one voxel at Chebyshev nodes of the box, node axes last."""
     d = layout.dimensions
     nodes, _ = _interpolation(layout.cells)
-    mesh = np.stack([m.ravel() for m in np.meshgrid(*[nodes] * d, indexing="ij")])
-    gridded, _ = _coordinates(layout, jnp.asarray(mesh, low.dtype), low, high)
-    many = Voxels(*(jnp.repeat(x[..., None], mesh.shape[1], axis=-1) for x in voxel))
+    places = mesh(nodes, d)
+    gridded, _ = _coordinates(layout, jnp.asarray(places, low.dtype), low, high)
+    many = Voxels(*(jnp.repeat(x[..., None], places.shape[1], axis=-1) for x in voxel))
     carried = likelihood.carried(layout.problem, _full(layout, gridded), many)
     found = likelihood.metric(carried, many.noise)
     return Metric(*(x.reshape(*x.shape[:-1], *[_NODES] * d) for x in found))

@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 
 from cestprep.inference import likelihood, linalg, unconstrained
-from cestprep.inference.interpolation import chebyshev_nodes, lagrange_matrix
+from cestprep.inference.interpolation import chebyshev_nodes, lagrange_matrix, mesh
 from cestprep.inference.likelihood import Metric, Voxels
 from cestprep.inference.problem import InverseProblem
 
@@ -154,17 +154,11 @@ def climb(problem: InverseProblem, voxels: Voxels, u: Array, steps: int | Array)
     )
 
 
-def _mesh(axis: np.ndarray, dimensions: int) -> np.ndarray:
-    """All combinations of values, shape (dimensions, values ** dimensions)."""
-    mesh = np.meshgrid(*[axis] * dimensions, indexing="ij")
-    return np.stack([m.ravel() for m in mesh])
-
-
 def _cells(p: int) -> tuple[np.ndarray, np.ndarray]:
     """Places of cells in SD, shape (p, cells), and which are outermost."""
     count = _CELLS[p]
     axis = REACH * ((np.arange(count) + 0.5) * 2 / count - 1)
-    places = _mesh(axis, p)
+    places = mesh(axis, p)
     return places, (np.abs(places) > axis[-2]).any(axis=0)
 
 
@@ -217,7 +211,7 @@ def moments(problem: InverseProblem, voxels: Voxels, u: Array, factor: Array) ->
     def places(z: Array) -> Array:
         return jnp.clip(u[None] + jnp.einsum("ijv,jm->miv", factor, z), -farthest, farthest)
 
-    at_nodes = places(jnp.asarray(_mesh(REACH * chebyshev_nodes(NODES[p]), p), dtype))
+    at_nodes = places(jnp.asarray(mesh(REACH * chebyshev_nodes(NODES[p]), p), dtype))
     known = jnp.asarray(voxels.known)
     signals = jax.lax.map(
         lambda x: problem.predict(unconstrained.to_theta(problem, x), known), at_nodes

@@ -64,6 +64,11 @@ def trains(method: Method) -> bool:
     return hasattr(method, "learn")
 
 
+def trained_names() -> tuple[str, ...]:
+    """Names of the methods that train a network."""
+    return tuple(name for name in names() if trains(load(name)))
+
+
 def adapted(name: str, problem: InverseProblem, options: Any) -> InverseProblem:
     """The problem a method solves in place of a recipe's, by its options.
 

@@ -36,7 +36,7 @@ import numpy as np
 from jax import Array
 
 from cestprep.inference import least_squares, linalg
-from cestprep.inference.chunks import Progress, over_chunks, phase, voxels_per_chunk
+from cestprep.inference.chunks import Progress, over_chunks, phase, predict_all, voxels_per_chunk
 from cestprep.inference.estimate import Estimate
 from cestprep.inference.measured import CUT_GAUSSIAN, Measured
 from cestprep.inference.problem import InverseProblem, Observation
@@ -203,7 +203,7 @@ def make(
         theta = sampler.draw_prior(problem, c * each, rng).reshape(p, c, each)
     theta = theta.astype(jnp.zeros(()).dtype)
     known_there = np.repeat(nodes.known, theta.shape[2], axis=1).astype(theta.dtype)
-    signals = _simulate(problem, theta.reshape(p, -1), known_there, progress)
+    signals = predict_all(problem, theta.reshape(p, -1), known_there, progress)
     signals = signals.reshape(-1, *theta.shape[1:])
     return Dictionary(problem, nodes, theta, signals, options.cartesian)
 
@@ -231,7 +231,7 @@ def match(
     for i in range(moves + 1):
         entry = _nearest_entries(dictionary, node, target)
         theta = dictionary.theta[:, node, entry]
-        own = _simulate(measured.problem, theta, known)
+        own = predict_all(measured.problem, theta, known)
         misfit = np.sum((own - data) ** 2, axis=0)
         best, least = np.where(misfit < least, theta, best), np.fmin(misfit, least)
         target = data - own + dictionary.signals[:, node, entry]
@@ -334,23 +334,6 @@ def _find_nodes(known: np.ndarray, most: int, rng: np.random.Generator) -> Nodes
     return Nodes(low, width, nodes)
 
 
-def _simulate(
-    problem: InverseProblem,
-    theta: np.ndarray,
-    known: np.ndarray,
-    progress: Progress | None = None,
-) -> np.ndarray:
-    """Normalised signals, shape (n, V)."""
-    size = voxels_per_chunk(problem, None, theta.dtype)
-    signals: np.ndarray = over_chunks(partial(_predict, problem), [theta, known], size, progress)
-    return signals
-
-
-@partial(jax.jit, static_argnames="problem")
-def _predict(problem: InverseProblem, theta: Array, known: Array) -> Array:
-    return problem.predict(theta, known)
-
-
 def _nearest_entries(dictionary: Dictionary, node: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Index of the entry nearest to each signal ``(n, F)`` among those of its node, shape (F,)."""
     entry = np.zeros(node.shape, int)
@@ -408,7 +391,7 @@ def _scale(measured: Measured, theta: np.ndarray) -> tuple[np.ndarray, np.ndarra
     """``m0`` by projection of the data on the match, and where that is not inside its bounds."""
     m0 = next(f for f in measured.problem.free if f.parameter == "m0")
     unscaled = replace(without_scale(measured.problem), normalization="free-scale")
-    signal = _simulate(unscaled, theta, measured.known)
+    signal = predict_all(unscaled, theta, measured.known)
     best = np.sum(signal * measured.data, axis=0) / np.sum(signal**2, axis=0)
     inside = np.clip(best, m0.low * m0.to_si, m0.high * m0.to_si).astype(theta.dtype)
     return inside, best != inside
