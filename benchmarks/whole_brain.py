@@ -26,7 +26,9 @@ from cestprep.inference.measured import Measured
 from cestprep.inference.network import infer
 from cestprep.inference.residual import voxels_of
 
-GRID_VOXELS = 200
+STAGES = ("mt", "amide")
+METHODS = ("psvae", "voxelwise", "grid")
+GRID_VOXELS = 400
 
 
 class Compiling:
@@ -97,19 +99,22 @@ def transfer(problem: Any, observation: Any, learned: Any, compiling: Compiling)
     return {"network's answers": answers, "transfer, all": timed(compiling, run)[1]}
 
 
-def main() -> None:
-    """Print and keep the times."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 180_000
-    wanted = sys.argv[2:] or ["psvae", "voxelwise", "grid"]
-    compiling = Compiling()
-    found: dict[str, Any] = {"voxels": count}
-    for name in ("mt", "amide"):
-        found[name] = stage(name, count, wanted, compiling)
-        found["peak memory in GB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+def rows(count: int = 180_000, wanted: tuple[str, ...] = METHODS) -> dict[str, dict[str, Any]]:
+    """Times of both stages, their sums per method, and the largest memory."""
+    compiling, found = Compiling(), {}
+    for name in STAGES:
+        times = stage(name, count, list(wanted), compiling)
+        found |= {f"{name}, {part}": row for part, row in times.items()}
+        if "psvae" in wanted:
+            spent = sum(times[f"psvae, {part}"]["seconds"] for part in ("training", "estimation"))
+            found[f"{name}, psvae, all"] = {"seconds": spent}
         print(json.dumps(found, indent=1), flush=True)
-    cases.BUILD.mkdir(parents=True, exist_ok=True)
-    (cases.BUILD / "whole_brain.json").write_text(json.dumps(found, indent=1))
+    if "voxelwise" in wanted:
+        spent = sum(found[f"{name}, voxelwise, estimation"]["seconds"] for name in STAGES)
+        found["both, voxelwise"] = {"seconds": spent}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return found | {"memory": {"GB": peak}}
 
 
 if __name__ == "__main__":
-    main()
+    rows(int(sys.argv[1]) if len(sys.argv) > 1 else 180_000, tuple(sys.argv[2:]) or METHODS)

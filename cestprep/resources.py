@@ -74,6 +74,12 @@ def _read(*names: str) -> list[str]:
     return []
 
 
+def computing_cores() -> int:
+    """Cores that JAX computes on in this process, counted as its compiler does."""
+    asked = os.environ.get("NPROC", "")
+    return int(asked) if asked.isdigit() and int(asked) else usable_cores()
+
+
 def usable_cores() -> int:
     """Cores by CPU affinity and control-group quota, at least 1."""
     cores = len(os.sched_getaffinity(0))

@@ -135,6 +135,7 @@ USAGE = {
     "fit of one": (("--mode", "fit", "--checkpoint", "."), "trains networks"),
     "unknown option": (("--method-option", "stepz=3"), "no such option"),
     "wrong value": (("--method-option", "steps=many"), "expected a whole number"),
+    "too few steps": (("--method-option", "steps=1"), "steps=1: expected at least 2"),
     "no pair": (("--method-option", "steps"), "NAME=VALUE"),
 }
 

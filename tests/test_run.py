@@ -130,7 +130,7 @@ def test_noise_and_propagation_reach_the_fit(done, plain):
 def test_meaning_of_misfit_depends_on_the_noise(done, plain):
     residual, given = (sidecar(root, "stat-validity")["Levels"] for root in (done, plain))
     assert residual["4"].startswith("high NRMSE")
-    assert given["4"].startswith("misfit: the noise explains so large a residual with")
+    assert given["4"].startswith("misfit: noise and errors of the maps explain so large")
     page = (done / "out/sub-01_ses-01.html").read_text()
     assert "own residual, so a p-value of misfit is n/a; voxels are flagged by high NRMSE" in page
 

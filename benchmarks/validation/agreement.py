@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from typing import Any
+from unittest import mock
 
+import jax
 import numpy as np
+from jax import numpy as jnp
 
-from benchmarks.validation import cases
+from benchmarks.validation import averaged, cases
 from cestprep.diagnostics.agreement import mahalanobis_both_ways
-from cestprep.inference import methods, solving
+from cestprep.inference import fitting, methods, solving
 from cestprep.inference.estimate import Estimate
+from cestprep.inference.network import Network
 from cestprep.inference.problem import InverseProblem, Observation
 
 
@@ -32,13 +36,25 @@ def compare(found: Estimate, grid: Estimate) -> dict[str, float]:
     }
 
 
-def three_ways(
-    problem: InverseProblem, seen: Observation, held_out: Observation, seed: int = 0
+class DiagonalNetwork(Network):
+    """The same without correlations."""
+
+    def __call__(self, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Mean and a factor without entries off its diagonal."""
+        mean, factor = super().__call__(inputs)
+        return mean, factor * jnp.eye(len(mean))
+
+
+def transferred_and_refined(
+    problem: InverseProblem,
+    seen: Observation,
+    held_out: Observation,
+    reference: Estimate,
+    seed: int = 0,
 ) -> dict[str, dict[str, float]]:
-    """Train ``psvae`` on some voxels, compare it on others with the grid."""
-    psvae, grid = methods.load("psvae"), methods.load("grid")
+    """Train ``psvae`` on some voxels, compare it on others with a reference."""
+    psvae = methods.load("psvae")
     learned = solving.learn(psvae, problem, seen, seed)
-    reference = solving.estimate(grid, problem, held_out)
     results = {}
     for mode, refine in (("transfer", False), ("transfer+refine", True)):
         options: Any = dataclasses.replace(psvae.Options(), refine=refine)
@@ -47,12 +63,35 @@ def three_ways(
     return results
 
 
-def simulated(stage: str, count: int, seed: int = 1, snr: float = 100.0) -> Any:
-    """Held-out voxels of a simulated brain, maps exact, as the papers' grid has them."""
+def _voxels(
+    stage: str, count: int, seed: int, snr: float, propagate: bool
+) -> tuple[InverseProblem, Observation, Observation]:
     problem = cases.problem(stage)
     truth = cases.brain(problem, 20_000, seed)
-    seen = cases.observe(problem, truth, cases.engine(problem, truth), snr, seed, propagate=False)
+    clean = cases.engine(problem, truth)
+    seen = cases.observe(problem, truth, clean, snr, seed, propagate=propagate)
     other = cases.brain(problem, count, seed + 100)
     clean = cases.oracle(problem, other, f"brain_{stage}_{count}")
-    held_out = cases.observe(problem, other, clean, snr, seed + 200, propagate=False)
-    return three_ways(problem, seen, held_out)
+    return problem, seen, cases.observe(problem, other, clean, snr, seed + 200, propagate=propagate)
+
+
+def simulated(stage: str, count: int, seed: int = 1, snr: float = 100.0) -> Any:
+    """Held-out voxels of a simulated brain, maps exact, as the papers' grid has them."""
+    problem, seen, held_out = _voxels(stage, count, seed, snr, propagate=False)
+    reference = solving.estimate(methods.load("grid"), problem, held_out)
+    rows = transferred_and_refined(problem, seen, held_out, reference)
+    with mock.patch.object(fitting, "Network", DiagonalNetwork):
+        diagonal = transferred_and_refined(problem, seen, held_out, reference)
+    return rows | {"transfer, without correlations": diagonal["transfer"]}
+
+
+def propagated(stage: str, count: int = 200, seed: int = 1, snr: float = 100.0) -> Any:
+    """The same with errors of the maps, beside a grid averaged over draws of the maps."""
+    problem, seen, held_out = _voxels(stage, count, seed, snr, propagate=True)
+    reference = solving.estimate(methods.load("grid"), problem, held_out)
+    average = averaged.posterior(problem, held_out, reference)
+    reference = dataclasses.replace(reference, mean=average.mean, covariance=average.covariance)
+    rows = transferred_and_refined(problem, seen, held_out, reference)
+    for row in rows.values():
+        row["effective draws"] = float(np.median(average.effective))
+    return rows

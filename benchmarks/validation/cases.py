@@ -7,6 +7,7 @@ Signals come from the engine, or from the independent oracle of the tests, whose
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,28 +82,32 @@ def engine(problem: InverseProblem, truth: Truth) -> np.ndarray:
     return np.concatenate(parts, axis=1)
 
 
-def engine_with_extra_pool(problem: InverseProblem, truth: Truth) -> np.ndarray:
-    """Signals with one more CEST pool than the model has, at 2 ppm, 0.3 %, 300 1/s."""
-    extra = ExchangingPool("amine", "cest")
-    values = {"fraction": 0.003, "k_exchange": 300.0, "t2": 0.02, "offset_ppm": 2.0}
+def engine_with_pool(
+    problem: InverseProblem, truth: Truth, offset_ppm: float, fraction: float, k_exchange: float
+) -> np.ndarray:
+    """Signals with one more CEST pool than the model has."""
+    extra = ExchangingPool("extra", "cest")
+    values = {"fraction": fraction, "k_exchange": k_exchange, "t2": 0.02, "offset_ppm": offset_ppm}
     more = dataclasses.replace(
         problem,
         model=dataclasses.replace(problem.model, pools=(*problem.model.pools, extra)),
-        constants=(*problem.constants, *((f"amine.{k}", v) for k, v in values.items())),
+        constants=(*problem.constants, *((f"extra.{k}", v) for k, v in values.items())),
         solver="general",
     )
     return engine(more, truth)
 
 
 def oracle(problem: InverseProblem, truth: Truth, name: str) -> np.ndarray:
-    """Signals of the tests' independent float64 simulator, kept under a name."""
+    """Signals of the tests' independent float64 simulator, kept for the same question."""
     import oracle as independent
 
-    path = BUILD / f"oracle_{name}.npz"
-    stored = dict(np.load(path)) if path.exists() else {}
-    if "theta" in stored and np.array_equal(stored["theta"], truth.theta):
-        signals: np.ndarray = stored["signals"]
-        return signals
+    asked = hashlib.sha256(repr((problem.protocol, problem.model, problem.constants)).encode())
+    for array in (truth.theta, truth.known):
+        asked.update(np.ascontiguousarray(array).tobytes())
+    path = BUILD / f"oracle_{name}_{asked.hexdigest()[:12]}.npy"
+    if path.exists():
+        kept: np.ndarray = np.load(path)
+        return kept
     rows, recovery, saturation, readout = [], 0.0, None, None
     for block in problem.protocol.blocks:
         if isinstance(block, Recovery):
@@ -128,7 +133,7 @@ def oracle(problem: InverseProblem, truth: Truth, name: str) -> np.ndarray:
                                            readout))  # fmt: skip
     found = found if found.shape[0] == len(rows) else found.T
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, theta=truth.theta, signals=found)
+    np.save(path, found)
     return found
 
 

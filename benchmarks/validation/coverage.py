@@ -1,4 +1,4 @@
-"""Do regions hold the truth as often as they say: `grid`, `psvae` fit, paper mode."""
+"""Do regions hold the truth as often as they say: `grid`, `psvae`, paper modes, other signals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jax import numpy as jnp
 
-from benchmarks.validation import cases
+from benchmarks.validation import bmctool_signals, cases
 from cestprep.diagnostics.calibration import (
     coverage,
     gaussian_level,
@@ -17,7 +17,7 @@ from cestprep.diagnostics.calibration import (
     sbc_ranks,
 )
 from cestprep.inference import answers, grid, methods, solving, unconstrained
-from cestprep.inference.likelihood import Voxels
+from cestprep.inference.estimate import Estimate
 from cestprep.inference.measured import Measured
 from cestprep.inference.network import infer
 from cestprep.inference.problem import InverseProblem, Observation
@@ -25,70 +25,122 @@ from cestprep.inference.residual import voxels_of
 
 LEVELS = np.array([0.5, 0.8, 0.95])
 _SAMPLES, _BINS = 99, 20
+Row = dict[str, Any]
 
 
-def grid_levels(problem: InverseProblem, observation: Observation, theta: np.ndarray) -> np.ndarray:
-    """Posterior mass denser than the truth, shape (V,)."""
+def shares(level: np.ndarray, ranks: np.ndarray | None = None) -> Row:
+    """A row of the table: regions of 50, 80, 95 %, and the least p of uniform ranks."""
+    named = {f"{100 * c:.0f} %": s for c, s in zip(LEVELS, coverage(LEVELS, level), strict=True)}
+    row: Row = {"voxels": int(level.size), **{k: float(v) for k, v in named.items()}}
+    if ranks is not None:
+        row["least p of ranks"] = float(np.min(rank_test(ranks, _SAMPLES, _BINS).p_value))
+    return row
+
+
+def of_grid(problem: InverseProblem, observation: Observation, theta: np.ndarray) -> Row:
+    """Coverage and ranks of the reference posterior."""
     voxels = voxels_of(Measured.of(problem, observation))
-    found = grid.explore_all(problem, voxels)
-    mass = np.empty(theta.shape[1])
-    for curved in (False, True):
-        chosen = np.flatnonzero(np.asarray(found.curved) == curved)
-        layout = grid.Layout(problem, grid.FINAL_CELLS[2], curved)
-        for start in range(0, chosen.size, 64):
-            some = chosen[start : start + 64]
-            padded = np.resize(some, 64)
-            mass[some] = np.asarray(
-                grid.mass_above(
-                    layout,
-                    grid.Box(jnp.asarray(found.low[:, padded]), jnp.asarray(found.high[:, padded])),
-                    Voxels(*(jnp.asarray(np.asarray(x)[..., padded]) for x in voxels)),
-                    jnp.asarray(theta[:, padded], np.float32),
-                )
-            )[: some.size]
-    return mass
+    found = grid.places(problem, grid.explore_all(problem, voxels), voxels, theta)
+    ranks = np.clip(np.asarray(found.below) * (_SAMPLES + 1), 0, _SAMPLES).astype(int)
+    return shares(np.asarray(found.above), ranks)
 
 
-def gaussian_posterior(
-    problem: InverseProblem, observation: Observation, learned: Any, *, refine: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Unconstrained mean and factor of every voxel, and who was refined well."""
+def of_psvae(
+    problem: InverseProblem,
+    observation: Observation,
+    theta: np.ndarray,
+    learned: Any,
+    visible: np.ndarray,
+    *,
+    refine: bool,
+) -> dict[str, Row]:
+    """Coverage and ranks of `psvae`, of voxels above the detection limit and of the rest."""
     measured = Measured.of(problem, observation)
     voxels = voxels_of(measured)
     mean, factor = infer(learned.network, voxels)
-    if not refine:
-        return mean, factor, np.ones(mean.shape[1], bool)
-    mode, local = answers.local_posteriors(measured, voxels, mean)
-    return local.u_mean, local.u_factor, mode.converged
+    if refine:
+        local = answers.local_posteriors(measured, voxels, mean)[1]
+        mean, factor = local.u_mean, local.u_factor
+    u = np.asarray(unconstrained.to_u(problem, jnp.asarray(theta, np.float32)))
+    level = gaussian_level(u, mean, factor)
+    ranks = sbc_ranks(u, gaussian_samples(mean, factor, _SAMPLES, np.random.default_rng(0)))
+    psvae = methods.load("psvae")
+    options = dataclasses.replace(psvae.Options(), refine=refine)
+    flagged = ~solving.estimate(psvae, problem, observation, 0, None, options, learned).valid
+    rows = {"": shares(level[visible], ranks[:, visible])}
+    rows[""]["flagged"] = float(flagged[visible].mean())
+    if not visible.all():
+        rows[", below the limit"] = shares(level[~visible])
+        rows[", below the limit"]["flagged"] = float(flagged[~visible].mean())
+    return rows
 
 
-def study(stage: str, snr: float, count: int, grid_count: int, seed: int = 3) -> dict[str, Any]:
-    """Coverage and ranks at one noise level; auxiliary errors drawn from their SDs."""
+def of_estimate(found: Estimate, theta: np.ndarray) -> Row:
+    """Coverage of Gaussians in the parameters themselves, as the papers have them."""
+    scale = np.sqrt(np.einsum("iiv->iv", found.covariance))
+    correlation = found.covariance / (scale[:, None] * scale)
+    factor = np.linalg.cholesky(np.moveaxis(correlation, -1, 0) + 1e-9 * np.eye(len(scale)))
+    return shares(gaussian_level(theta / scale, found.mean / scale, np.moveaxis(factor, 0, -1)))
+
+
+def in_paper_mode(problem: InverseProblem, observation: Observation, theta: np.ndarray) -> Any:
+    """Coverage of the published network and reference on the same voxels."""
+    rows = {}
+    for name in ("psvae", "grid"):
+        method = methods.load(name)
+        options = dataclasses.replace(method.Options(), paper=True)
+        asked = method.adapted(problem, options) if hasattr(method, "adapted") else problem
+        learned = None
+        if methods.trains(method):
+            learned = solving.learn(method, asked, observation, options=options)
+        found = solving.estimate(method, asked, observation, 0, None, options, learned)
+        usable = np.isfinite(found.mean).all(axis=0) & (found.covariance[0, 0] > 0)
+        usable &= found.covariance[1, 1] > 0
+        rows[f"{name}, paper mode"] = of_estimate(found.take(usable), theta[:, usable])
+    return rows
+
+
+def study(stage: str, snr: float, count: int, seed: int = 3) -> dict[str, Row]:
+    """Truths from the prior at one noise level, errors of the maps drawn from their SDs."""
     problem = cases.problem(stage)
     truth = cases.prior(problem, count, seed)
     clean = cases.oracle(problem, truth, f"prior_{stage}_{count}")
     observation = cases.observe(problem, truth, clean, snr, seed + 1)
-    flux = truth.theta[0] * truth.theta[1]
-    visible = flux > cases.DETECTION_LIMIT[stage] * 100 / snr
-    psvae = methods.load("psvae")
-    learned = solving.learn(psvae, problem, observation)
-    u = np.asarray(unconstrained.to_u(problem, jnp.asarray(truth.theta, np.float32)))
-    rows: dict[str, Any] = {"visible": float(visible.mean())}
+    visible = truth.theta[0] * truth.theta[1] > cases.DETECTION_LIMIT[stage] * 100 / snr
+    learned = solving.learn(methods.load("psvae"), problem, observation)
+    rows: dict[str, Row] = {}
     for name, refine in (("psvae transfer", False), ("psvae fit", True)):
-        mean, factor, fine = gaussian_posterior(problem, observation, learned, refine=refine)
-        level = gaussian_level(u, mean, factor)
-        samples = gaussian_samples(mean, factor, _SAMPLES, np.random.default_rng(0))
-        keep = visible & fine
-        test = rank_test(sbc_ranks(u[:, keep], samples[:, :, keep]), _SAMPLES, _BINS)
-        rows[name] = {
-            "visible": coverage(LEVELS, level[keep]).tolist(),
-            "all": coverage(LEVELS, level).tolist(),
-            "p of ranks": np.asarray(test.p_value).tolist(),
-        }
-    some = observation.take(np.arange(grid_count))
-    level = grid_levels(problem, some, truth.theta[:, :grid_count])
-    rows["grid"] = {"all": coverage(LEVELS, level).tolist(), "voxels": grid_count}
-    exact = dataclasses.replace(some, known_covariance=np.zeros_like(some.known_covariance))
-    level = grid_levels(problem, exact, truth.theta[:, :grid_count])
-    rows["grid, errors of maps ignored"] = {"all": coverage(LEVELS, level).tolist()}
+        found = of_psvae(problem, observation, truth.theta, learned, visible, refine=refine)
+        rows |= {name + rest: row for rest, row in found.items()}
+    rows["grid"] = of_grid(problem, observation, truth.theta)
+    if snr == 100:
+        exact = dataclasses.replace(
+            observation, known_covariance=np.zeros_like(observation.known_covariance)
+        )
+        rows["grid, errors of maps ignored"] = of_grid(problem, exact, truth.theta)
+        rows |= in_paper_mode(problem, observation, truth.theta)
+    return rows
+
+
+def elsewhere(stage: str, count: int = 400, seed: int = 5, snr: float = 100.0) -> dict[str, Row]:
+    """Truths of white and grey matter, and signals of BMCTool."""
+    psvae = methods.load("psvae")
+    problem = cases.problem(stage)
+    truth = cases.brain(problem, 10 * count, seed)
+    observation = cases.observe(problem, truth, cases.engine(problem, truth), snr, seed)
+    learned = solving.learn(psvae, problem, observation)
+    everywhere = np.ones(10 * count, bool)
+    found = of_psvae(problem, observation, truth.theta, learned, everywhere, refine=True)
+    some = observation.take(np.arange(count))
+    rows = {"psvae fit, WM and GM": found[""],
+            "grid, WM and GM": of_grid(problem, some, truth.theta[:, :count])}  # fmt: skip
+    problem, sequence = bmctool_signals.problem(stage)
+    truth = bmctool_signals.truth(problem, count, seed)
+    clean = bmctool_signals.signals(problem, sequence, truth)
+    observation = cases.observe(problem, truth, clean, snr, seed)
+    learned = solving.learn(psvae, problem, observation)
+    visible = truth.theta[0] * truth.theta[1] > cases.DETECTION_LIMIT[stage]
+    found = of_psvae(problem, observation, truth.theta, learned, visible, refine=True)
+    rows["psvae fit, BMCTool"] = found[""]
+    rows["grid, BMCTool"] = of_grid(problem, observation, truth.theta)
     return rows

@@ -178,7 +178,10 @@ def levels(noise_source: str) -> dict[Validity, str]:
     """Meaning of the validity codes; what counts as misfit depends on where the noise is from."""
     if noise_source == RESIDUAL:
         return LEVELS
-    chance = f"the noise explains so large a residual with a probability below {MISFIT_P:g}"
+    chance = (
+        "noise and errors of the maps explain so large a residual, as a whole or along what an "
+        f"error of one map causes, with a probability below {MISFIT_P:g}"
+    )
     return LEVELS | {Validity.MISFIT: f"misfit: {chance}, or R² below 0"}
 
 

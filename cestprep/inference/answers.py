@@ -21,13 +21,13 @@ from cestprep.inference.chunks import (
 )
 from cestprep.inference.estimate import Estimate, Validity, high_nrmse
 from cestprep.inference.interpolation import mesh
-from cestprep.inference.likelihood import Voxels
+from cestprep.inference.likelihood import Departure, Voxels
 from cestprep.inference.measured import GAUSSIAN_QUANTILE, MISFIT_P, Measured, misfit_probability
 from cestprep.inference.network import Network, features, infer
 from cestprep.inference.paper import PaperNetwork
 from cestprep.inference.problem import InverseProblem
 from cestprep.inference.refine import Local, Mode, climb, moments, weighted
-from cestprep.inference.residual import distances, fit_measured
+from cestprep.inference.residual import departures, fit_measured
 
 #: A density this far (SD of the log-ratio) from the Gaussian of its moments is not Gaussian.
 MOST_DEPARTURE = 1.0
@@ -52,7 +52,7 @@ def plain(measured: Measured, voxels: Voxels, network: Network) -> Estimate:
         covariance,
         predict_all(problem, at_mean, measured.known),
         at_bound=_at_bound(mean),
-        chi2=distances(measured, at_mean),
+        departure=departures(measured, at_mean),
         interval=_interval(problem, mean, factor),
         codes={Validity.OUT_OF_RANGE: outside_range(network, voxels)},
     )
@@ -71,10 +71,11 @@ def refined(
         local.covariance,
         predict_all(problem, theta, measured.known),
         at_bound=_at_bound(mode.u),
-        chi2=mode.chi2,
+        departure=Departure(mode.chi2, local.scores),
         interval=_interval(problem, local.u_mean, local.u_factor),
         codes={
             Validity.NOT_CONVERGED: failed,
+            Validity.OUT_OF_RANGE: outside_range(network, voxels, maps_only=True),
             Validity.NOT_GAUSSIAN: local.departure > MOST_DEPARTURE,
         },
     )
@@ -91,7 +92,7 @@ def published(measured: Measured, voxels: Voxels, network: PaperNetwork) -> Esti
         covariance,
         predict_all(problem, theta, measured.known),
         at_bound=((share < _END) | (share > 1 - _END)).any(axis=0),
-        chi2=distances(measured, theta),
+        departure=departures(measured, theta),
     )
 
 
@@ -145,7 +146,8 @@ _to_u = jax.jit(unconstrained.to_u, static_argnums=0)
 def misfits(measured: Measured, chi2: Any) -> np.ndarray:
     """Voxels that ask for another fit."""
     if measured.thermal:
-        return misfit_probability(measured.problem, chi2) < MISFIT_P
+        nothing = np.zeros((0, *np.shape(chi2)))
+        return misfit_probability(measured.problem, Departure(chi2, nothing)) < MISFIT_P  # type: ignore[arg-type]
     return high_nrmse(np.sqrt(chi2), np.isfinite(chi2))
 
 
@@ -174,7 +176,8 @@ def _all_moments(
         if not wide.size:
             break
         u, factor = local.u_mean[:, wide], local.u_factor[:, :, wide]
-        local = replaced(local, wide, run(_some(voxels, wide), u, factor, None))
+        again = run(_some(voxels, wide), u, factor, None)
+        local = replaced(local, wide, again._replace(scores=local.scores[:, wide]))
     return local
 
 
@@ -206,8 +209,13 @@ def _theta_moments(problem: InverseProblem, mean: Array, factor: Array) -> tuple
     return weighted(theta, jnp.broadcast_to(w[:, None], (w.size, mean.shape[1])))
 
 
-def outside_range(network: Any, voxels: Voxels) -> np.ndarray:
-    """Voxels with an input farther from those of training than any was likely to be."""
+def outside_range(network: Any, voxels: Voxels, *, maps_only: bool = False) -> np.ndarray:
+    """Voxels with an input farther from those of training than any was likely to be.
+
+    For answers that are refined only maps are looked at: the signal then speaks for itself.
+    """
+    n, q = len(voxels.data), len(voxels.known)
     inputs = features(voxels)
     away = jnp.abs(inputs - network.centre[:, None]) * network.gain[:, None]
+    away = away[n : n + q] if maps_only else away
     return np.asarray(jnp.max(away, axis=0) > _FARTHEST_INPUT)

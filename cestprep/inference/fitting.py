@@ -18,7 +18,7 @@ from cestprep.inference.measured import Measured
 from cestprep.inference.network import Network, features, infer
 from cestprep.inference.problem import InverseProblem, Observation
 from cestprep.inference.residual import voxels_of
-from cestprep.inference.training import Part, Schedule, Store, Trained, train
+from cestprep.inference.training import Part, Schedule, Store, Trained, at_least, train
 
 #: With fewer voxels a subject's own say too little to train on.
 FEWEST_VOXELS = 20
@@ -47,6 +47,12 @@ class Options:
     own_steps: int = 400
     batch: int = 512
     refine: bool = True
+
+    def __post_init__(self) -> None:
+        at_least(2, steps=self.steps)  # the learning rate rises, then falls
+        at_least(1, simulated=self.simulated, batch=self.batch)
+        if self.own_steps:
+            at_least(2, own_steps=self.own_steps)
 
 
 def learn(

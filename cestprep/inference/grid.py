@@ -30,7 +30,7 @@ FINAL_CELLS = {1: 10_000, 2: 100, 3: 30}
 #: Cells that must hold 95 % of the mass.
 FEWEST_CELLS = 400
 _NODES = 5
-_VOXELS_TOGETHER = 64
+_VOXELS_TOGETHER = 8
 _CELLS_TOGETHER = 500
 #: A cell this far below the best log-likelihood is outside the box of the next level.
 _DEPTH = 9.0
@@ -402,28 +402,42 @@ def level(layout: Layout, box: Box, voxels: Voxels) -> Level:
     return last
 
 
-@partial(jax.jit, static_argnames=("layout",))
-def mass_above(layout: Layout, box: Box, voxels: Voxels, theta: Array) -> Array:
-    """Posterior mass that is denser than at given parameters, shape (V,).
+class Place(NamedTuple):
+    """Where given parameters lie in a posterior, as shares of its mass.
 
-    Uniform over truths drawn from the prior if the posterior is calibrated; the highest-density
-    region of level c holds the truth where this is below c.
+    Uniform over truths drawn from the prior if the posterior is calibrated.
 
-    Parameters
+    Attributes
     ----------
-    theta : Array, shape (p, V)
+    above : Array, shape (V,)
+        Of what is denser than there: the highest-density region of level c holds the parameters
+        where this is below c.
+    below : Array, shape (p, V)
+        Of smaller values, for each parameter.
     """
 
-    def one(item: tuple[Box, Voxels, Array]) -> Array:
+    above: Array
+    below: Array
+
+
+@partial(jax.jit, static_argnames=("layout",))
+def _place(layout: Layout, box: Box, voxels: Voxels, theta: Array) -> Place:
+    """Where parameters ``(p, V)`` lie in the posteriors of a chunk of voxels."""
+
+    def one(item: tuple[Box, Voxels, Array]) -> Place:
         (low, high), voxel, point = item
         density = _density(layout, low, high, voxel)
         here = _at(layout, point, voxel)
         weight = jax.nn.softmax(density.log_mass)
-        return jnp.sum(jnp.where(density.log_likelihood > here, weight, 0.0))
+        smaller = density.theta < point[:, None]
+        return Place(
+            jnp.sum(jnp.where(density.log_likelihood > here, weight, 0.0)),
+            jnp.sum(jnp.where(smaller, weight, 0.0), axis=1),
+        )
 
     first = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (box, voxels, theta))
-    mass: Array = jax.lax.map(one, first)
-    return mass
+    found: Place = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), jax.lax.map(one, first))
+    return found
 
 
 def _at(layout: Layout, theta: Array, voxel: Voxels) -> Array:
@@ -517,6 +531,24 @@ def explore_all(problem: InverseProblem, voxels: Voxels, progress: Progress | No
     better = again.summary.cells_in_region > found.summary.cells_in_region[thin]
     merged: Found = replaced(found, thin[better], jax.tree.map(lambda x: x[..., better], again))
     return merged
+
+
+def places(problem: InverseProblem, found: Found, voxels: Voxels, theta: np.ndarray) -> Place:
+    """Where parameters ``(p, V)`` lie in the posteriors that `explore_all` found for the voxels."""
+    count = theta.shape[1]
+    whole = Place(np.empty(count), np.empty(theta.shape))  # type: ignore[arg-type]
+    curved = np.asarray(found.curved)
+    for kind in np.unique(curved):
+        some = np.flatnonzero(curved == kind)
+        layout = Layout(problem, FINAL_CELLS[found.low.shape[0]], bool(kind))
+        arrays = [found.low, found.high, *voxels, theta.astype(voxels.data.dtype)]
+        part = over_chunks(
+            lambda *c, layout=layout: _place(layout, Box(*c[:2]), Voxels(*c[2:6]), c[6]),
+            [np.asarray(x)[..., some] for x in arrays],
+            min(_VOXELS_TOGETHER, count),
+        )
+        whole = replaced(whole, some, part)
+    return whole
 
 
 def published_all(

@@ -99,8 +99,45 @@ def information(metric: Metric, jacobian: Array, residual: Array) -> tuple[Array
     return jnp.stack([jnp.stack(row) for row in fisher]), gradient
 
 
-def distance2(problem: InverseProblem, theta: Array, voxels: Voxels) -> Array:
-    """Squared distance of the data from the signal of parameters, shape (V,)."""
-    known = jnp.asarray(voxels.known)
-    residual = jnp.asarray(voxels.data) - problem.predict(theta, known)
-    return product(metric(carried(problem, theta, voxels), voxels.noise), residual, residual)
+class Departure(NamedTuple):
+    """How far data are from the signal of fitted parameters.
+
+    Attributes
+    ----------
+    distance2 : Array, shape (V,)
+        Squared, in units of the noise, carried errors accounted for; chi-square with n - p degrees
+        of freedom.
+    scores : Array, shape (r, V)
+        Of each carried error: what the residual says of it over the SD of that; standard normal.
+    """
+
+    distance2: Array
+    scores: Array
+
+
+def departure(problem: InverseProblem, theta: Array, voxels: Voxels) -> Departure:
+    """Departure of voxels from the signal of parameters ``(p, V)``."""
+    errors = carried(problem, theta, voxels)
+    metric_ = metric(errors, jnp.asarray(voxels.noise))
+    fitted, jacobian = problem.linearize(theta, jnp.asarray(voxels.known))
+    residual = jnp.asarray(voxels.data) - fitted
+    return Departure(
+        product(metric_, residual, residual), scores(metric_, errors, jacobian, residual)
+    )
+
+
+def scores(metric: Metric, carried: Array, jacobian: Array, residual: Array) -> Array:
+    """Scores of carried errors ``(r, n, V)`` after the fit of free parameters, shape (r, V).
+
+    A wrong map moves the signal along its own direction, which a test of that direction sees long
+    before a test of all volumes does.
+    """
+    fisher, gradient = information(metric, jacobian, residual)
+    found = []
+    for error in carried:
+        shared = jnp.stack([product(metric, row, error) for row in jacobian])
+        fitted = linalg.solve(fisher, shared[:, None])[:, 0]
+        along = product(metric, error, residual) - jnp.sum(fitted * gradient, axis=0)
+        variance = product(metric, error, error) - jnp.sum(fitted * shared, axis=0)
+        found.append(jnp.where(variance > 0, along / jnp.sqrt(jnp.maximum(variance, 1e-30)), 0.0))
+    return jnp.stack(found) if found else jnp.zeros((0, *residual.shape[1:]), residual.dtype)

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy.special import chdtrc, ndtri
+from scipy.special import chdtrc, ndtr, ndtri
 
 from cestprep.inference.estimate import Estimate, Validity, high_nrmse, solver_code
 from cestprep.inference.least_squares import degrees_of_freedom
+from cestprep.inference.likelihood import Departure
 from cestprep.inference.noise import RESIDUAL
 from cestprep.inference.problem import InverseProblem, Observation
 
@@ -127,7 +128,7 @@ class Measured:
         fitted: Values,
         *,
         at_bound: Values,
-        chi2: Values | None = None,
+        departure: Departure | None = None,
         interval: tuple[Values, Values] | None = None,
         codes: Mapping[Validity, Values] | None = None,
     ) -> Estimate:
@@ -140,9 +141,8 @@ class Measured:
         fitted : ndarray, shape (n, F)
             Model signal on the scale of ``data``.
         at_bound : ndarray of bool, shape (F,)
-        chi2 : ndarray, shape (F,), optional
-            Squared distance of the data from ``fitted`` in units of the noise, carried errors
-            accounted for; needed where the noise is thermal.
+        departure : Departure, optional
+            Of the data from ``fitted``; needed where the noise is thermal.
         interval : pair of ndarray, shape (p, F), optional
             Central 95 % intervals; else those of a Gaussian, cut off at the bounds, all of the
             range for voxels at a bound.
@@ -157,8 +157,8 @@ class Measured:
         r_squared = _r_squared(fitted, self.data)
         found: dict[Validity, Any] = {Validity.AT_BOUND: np.asarray(at_bound), **(codes or {})}
         found[Validity.NOT_CONVERGED] = failed | found.get(Validity.NOT_CONVERGED, False)
-        if chi2 is not None and self.thermal:
-            misfit = misfit_probability(self.problem, chi2) < MISFIT_P
+        if departure is not None and self.thermal:
+            misfit = misfit_probability(self.problem, departure) < MISFIT_P
         else:
             misfit = high_nrmse(nrmse, ~found[Validity.NOT_CONVERGED])
         found[Validity.MISFIT] = misfit | (r_squared < 0)
@@ -189,10 +189,18 @@ class Measured:
         return lower, upper
 
 
-def misfit_probability(problem: InverseProblem, chi2: Values) -> np.ndarray:
-    """Probability of a squared distance this large, in units of thermal noise, shape (F,)."""
-    p: np.ndarray = chdtrc(degrees_of_freedom(problem), np.asarray(chi2, float))
-    return p
+def misfit_probability(problem: InverseProblem, departure: Departure) -> np.ndarray:
+    """Probability of a departure this large by thermal noise and errors of the maps, shape (F,).
+
+    Of two tests, of the distance as a whole and of the farthest score; Bonferroni's bound.
+    """
+    p: np.ndarray = chdtrc(degrees_of_freedom(problem), np.asarray(departure.distance2, float))
+    scores = np.abs(np.asarray(departure.scores, float))
+    if not len(scores):
+        return p
+    farthest = 2 * len(scores) * ndtr(-scores.max(axis=0))
+    either: np.ndarray = np.minimum(1.0, 2 * np.minimum(p, farthest))
+    return either
 
 
 def unit_norm_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:

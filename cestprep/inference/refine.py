@@ -65,6 +65,8 @@ class Local(NamedTuple):
         SD of the log-ratio of the density and the Gaussian of its moments, under the density.
     edge : Array, shape (V,)
         Mass in the outermost cells of the box.
+    scores : Array, shape (r, V)
+        Of carried errors, see `cestprep.inference.likelihood.Departure`, at the box's centre.
     """
 
     u_mean: Array
@@ -73,6 +75,7 @@ class Local(NamedTuple):
     covariance: Array
     departure: Array
     edge: Array
+    scores: Array
 
 
 def _metric_at(problem: InverseProblem, u: Array, voxels: Voxels) -> Metric:
@@ -216,7 +219,11 @@ def moments(problem: InverseProblem, voxels: Voxels, u: Array, factor: Array) ->
     signals = jax.lax.map(
         lambda x: problem.predict(unconstrained.to_theta(problem, x), known), at_nodes
     )
-    metric = _metric_at(problem, u, voxels)
+    centre = unconstrained.to_theta(problem, u)
+    errors = likelihood.carried(problem, centre, voxels)
+    metric = likelihood.metric(errors, jnp.asarray(voxels.noise))
+    fitted, jacobian = problem.linearize(centre, known)
+    scores = likelihood.scores(metric, errors, jacobian, voxels.data - fitted)
     z, outermost = _cells(p)
     distance = _distances(jnp.moveaxis(signals, 0, 1), jnp.asarray(voxels.data), metric, p)
     x = places(jnp.asarray(z, dtype))
@@ -226,8 +233,8 @@ def moments(problem: InverseProblem, voxels: Voxels, u: Array, factor: Array) ->
     u_factor = linalg.cholesky(u_covariance + 1e-8 * linalg.diagonal(jnp.ones_like(u_mean)))
     white = jax.vmap(lambda a: linalg.solve_lower(u_factor, a - u_mean))(x)
     log_ratio = density + 0.5 * jnp.sum(white**2, axis=1)
-    centre = jnp.sum(weight * log_ratio, axis=0)
-    departure = jnp.sqrt(jnp.sum(weight * (log_ratio - centre) ** 2, axis=0))
+    middle = jnp.sum(weight * log_ratio, axis=0)
+    departure = jnp.sqrt(jnp.sum(weight * (log_ratio - middle) ** 2, axis=0))
     theta = jax.vmap(partial(unconstrained.to_theta, problem))(x)
     edge = jnp.sum(weight * jnp.asarray(outermost, dtype)[:, None], axis=0)
-    return Local(u_mean, u_factor, *weighted(theta, weight), departure, edge)
+    return Local(u_mean, u_factor, *weighted(theta, weight), departure, edge, scores)

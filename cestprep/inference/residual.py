@@ -11,7 +11,7 @@ import numpy as np
 
 from cestprep.inference import least_squares, likelihood, linalg
 from cestprep.inference.chunks import Progress, over_chunks, voxels_per_chunk
-from cestprep.inference.likelihood import Voxels
+from cestprep.inference.likelihood import Departure, Voxels
 from cestprep.inference.measured import Measured
 from cestprep.inference.problem import InverseProblem, Observation
 
@@ -46,7 +46,7 @@ def fit_measured(
     return fit
 
 
-_distance2 = jax.jit(likelihood.distance2, static_argnums=0)
+_departure = jax.jit(likelihood.departure, static_argnums=0)
 
 
 def with_noise(problem: InverseProblem, observation: Observation) -> Observation:
@@ -89,8 +89,8 @@ def voxels_of(measured: Measured) -> Voxels:
     return Voxels(*arrays)
 
 
-def distances(measured: Measured, theta: Any) -> np.ndarray | None:
-    """Squared distance of the data from the signal of ``theta`` ``(p, F)`` in units of the noise.
+def departures(measured: Measured, theta: Any) -> Departure | None:
+    """Departure of the data from the signal of ``theta`` ``(p, F)`` in units of the noise.
 
     None where the noise is not thermal: a distance in units of the residual says nothing.
     """
@@ -98,8 +98,8 @@ def distances(measured: Measured, theta: Any) -> np.ndarray | None:
         return None
     problem, voxels = measured.problem, voxels_of(measured)
     size = voxels_per_chunk(problem, None, measured.data.dtype)
-    found: np.ndarray = over_chunks(
-        lambda theta, *chunk: _distance2(problem, theta, Voxels(*chunk)),
+    found: Departure = over_chunks(
+        lambda theta, *chunk: _departure(problem, theta, Voxels(*chunk)),
         [np.asarray(theta), *voxels],
         size,
     )

@@ -217,7 +217,8 @@ def _noise_sentence(record: Record) -> str:
     return (
         f"The SD of the noise of one volume, {record.noise_sd:.4g} in arbitrary units of the "
         f"series, {_NOISE_SOURCES[record.noise_source]}, independently of the fit; voxels whose "
-        f"residual it explains with a probability below {MISFIT_P:g} are flagged as misfit."
+        "residual, as a whole or along what an error of one map would cause, it explains with a "
+        f"probability below {MISFIT_P:g} are flagged as misfit."
     )
 
 

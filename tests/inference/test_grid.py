@@ -10,10 +10,11 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from cestprep.inference import answers, grid, likelihood, linalg, unconstrained
+from cestprep.inference.estimate import Validity
 from cestprep.inference.likelihood import Voxels
-from cestprep.inference.measured import Measured
+from cestprep.inference.measured import Measured, misfit_probability
 from cestprep.inference.methods import grid as method
-from cestprep.inference.residual import voxels_of
+from cestprep.inference.residual import departures, voxels_of
 
 SD = 0.01
 RELATIVE_SD = {"t1": 0.02, "t2": 0.03}
@@ -61,6 +62,38 @@ def test_likelihood_is_that_of_scipy(x64):
     assert got + constant == pytest.approx(whole.logpdf(residual), rel=1e-10)
 
 
+def test_scores_are_those_of_generalized_least_squares(x64):
+    """Each error's estimate after the free parameters, over its SD without them, by matrices."""
+    rng = np.random.default_rng(1)
+    carried, jacobian = rng.standard_normal((3, 9)), rng.standard_normal((2, 9))
+    residual = rng.standard_normal(9)
+    metric = likelihood.metric(carried[..., None], np.array([0.7]))
+    arrays = (x[..., None] for x in (carried, jacobian, residual))
+    got = np.asarray(likelihood.scores(metric, *arrays))[:, 0]
+    inverse = np.linalg.inv(0.49 * np.eye(9) + carried.T @ carried)
+    inner = jacobian @ inverse @ jacobian.T
+    left = inverse - inverse @ jacobian.T @ np.linalg.solve(inner, jacobian @ inverse)
+    for error, score in zip(carried, got, strict=True):
+        want = error @ left @ residual / np.sqrt(error @ left @ error)
+        assert score == pytest.approx(want, rel=1e-10)
+
+
+def test_a_wrong_map_is_seen_in_its_own_direction(drawn):
+    """T1 20 % too long: told by its score more often than by the distance as a whole."""
+    problem, _, observation = drawn
+    known = observation.known.copy()
+    known[problem.known_parameters.index("t1")] *= 1.2
+    some = [
+        o.take(np.arange(64)) for o in (observation, dataclasses.replace(observation, known=known))
+    ]
+    clean, wrong = (method.estimate(problem, o).validity == Validity.MISFIT for o in some)
+    assert clean.mean() <= 2 / 64
+    measured = Measured.of(problem, some[1])
+    departure = departures(measured, method.estimate(problem, some[1]).mean)
+    whole = misfit_probability(problem, departure._replace(scores=departure.scores[:0]))
+    assert wrong.mean() > (whole < 1e-3).mean() + 0.05
+
+
 def test_interpolated_metric_and_zoom_agree_with_brute_force(drawn, found):
     """Mean and covariance from a plain fine grid over the box, everything exact in each cell."""
     problem, _, _ = drawn
@@ -90,20 +123,13 @@ def test_regions_hold_the_truth_as_often_as_they_say(drawn, found):
     problem, truth, _ = drawn
     voxels, posterior = found
     assert not posterior.thin.any()
-    cells = grid.FINAL_CELLS[2]
-    mass = np.empty(truth.shape[1])
-    for curved in (False, True):
-        chosen = np.flatnonzero(np.asarray(posterior.curved) == curved)
-        if chosen.size:
-            mass[chosen] = grid.mass_above(
-                grid.Layout(problem, cells, curved),
-                grid.Box(posterior.low[:, chosen], posterior.high[:, chosen]),
-                Voxels(*(x[..., chosen] for x in voxels)),
-                truth[:, chosen].astype(np.float32),
-            )
+    places = grid.places(problem, posterior, voxels, truth)
+    mass = np.asarray(places.above)
     for level in (0.5, 0.8, 0.95):
         share = (mass < level).mean()
         assert share == pytest.approx(level, abs=3 * np.sqrt(level * (1 - level) / mass.size))
+    middle = np.asarray(places.below).mean(axis=1)
+    np.testing.assert_allclose(middle, 0.5, atol=3 * np.sqrt(1 / 12 / mass.size))
 
 
 def test_ignoring_errors_of_the_maps_is_overconfident(drawn, found):

@@ -40,7 +40,7 @@ from cestprep.inference.chunks import Progress, over_chunks, phase, predict_all,
 from cestprep.inference.estimate import Estimate
 from cestprep.inference.measured import CUT_GAUSSIAN, Measured
 from cestprep.inference.problem import InverseProblem, Observation
-from cestprep.inference.residual import distances, fit_measured
+from cestprep.inference.residual import departures, fit_measured
 from cestprep.phantom import sampler
 
 TITLE = "dictionary of simulated signals, nearest match"
@@ -297,7 +297,7 @@ def describe(
         fit.covariance + spread,
         fit.fitted,
         at_bound=at_bound,
-        chi2=distances(measured, theta),
+        departure=departures(measured, theta),
     )
 
 

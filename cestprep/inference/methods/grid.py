@@ -9,7 +9,7 @@ from cestprep.inference.estimate import Estimate, Validity
 from cestprep.inference.grid import explore_all, published_all
 from cestprep.inference.measured import Measured
 from cestprep.inference.problem import InverseProblem, Observation
-from cestprep.inference.residual import distances, voxels_of
+from cestprep.inference.residual import departures, voxels_of
 
 TITLE = "reference posterior on a refined grid (uniform prior, exact signals)"
 INTERVAL = "central interval of the marginal posterior"
@@ -49,7 +49,7 @@ def estimate(
         found.summary.covariance,
         found.fitted,
         at_bound=found.summary.at_bound,
-        chi2=distances(measured, found.summary.best),
+        departure=departures(measured, found.summary.best),
         interval=(found.summary.lower, found.summary.upper),
         codes={Validity.NOT_CONVERGED: found.thin},
     )

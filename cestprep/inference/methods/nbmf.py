@@ -21,8 +21,8 @@ from cestprep.inference.fitting import FEWEST_VOXELS, halves, on_device
 from cestprep.inference.measured import CUT_GAUSSIAN, Measured
 from cestprep.inference.network import Network, features, infer
 from cestprep.inference.problem import InverseProblem, Observation
-from cestprep.inference.residual import distances, fit_measured, voxels_of
-from cestprep.inference.training import Part, Schedule, Store, Trained, train
+from cestprep.inference.residual import departures, fit_measured, voxels_of
+from cestprep.inference.training import Part, Schedule, Store, Trained, at_least, train
 
 TITLE = "neural Bloch-McConnell fitting"
 INTERVAL = CUT_GAUSSIAN
@@ -51,6 +51,10 @@ class Options:
     parameter_noise: float = 0.05
     refine: bool = False
     paper: bool = False
+
+    def __post_init__(self) -> None:
+        at_least(2, steps=self.steps)
+        at_least(1, batch=self.batch)
 
 
 def adapted(problem: InverseProblem, options: Options) -> InverseProblem:
@@ -115,16 +119,15 @@ def estimate(
         fit.covariance,
         fit.fitted,
         at_bound=fit.at_bound,
-        chi2=distances(measured, fit.theta),
+        departure=departures(measured, fit.theta),
         codes=codes,
     )
 
 
 def _fitted_anew(measured: Measured, fit: least_squares.Fit) -> least_squares.Fit:
     """The fit, with voxels that misfit or failed fitted again from many places."""
-    chi2 = distances(measured, fit.theta)
-    if chi2 is None:
-        chi2 = (np.asarray(fit.residual_norm) / measured.noise) ** 2
+    found = departures(measured, fit.theta)
+    chi2 = (np.asarray(fit.residual_norm) / measured.noise) ** 2 if found is None else found[0]
     poor = np.flatnonzero(~np.asarray(fit.converged) | answers.misfits(measured, chi2))
     if not poor.size:
         return fit

@@ -9,7 +9,7 @@ from cestprep.inference.estimate import Estimate, Validity
 from cestprep.inference.least_squares import Options
 from cestprep.inference.measured import CUT_GAUSSIAN, Measured
 from cestprep.inference.problem import InverseProblem, Observation
-from cestprep.inference.residual import distances, fit_measured
+from cestprep.inference.residual import departures, fit_measured
 
 __all__ = ["INTERVAL", "NEEDS_NOISE", "TITLE", "Options", "estimate"]
 
@@ -45,6 +45,6 @@ def estimate(
         fit.covariance,
         fit.fitted,
         at_bound=fit.at_bound,
-        chi2=distances(measured, fit.theta),
+        departure=departures(measured, fit.theta),
         codes={Validity.NOT_CONVERGED: ~np.asarray(fit.converged)},
     )
