@@ -1,13 +1,6 @@
-"""Programs for a GPU, checked without one: what XLA is given is plain float32 arithmetic.
-
-A custom call is a library or host function that XLA runs as it is: it may be missing on a device,
-and two batched LAPACK solves in one program can deadlock.  float64 is 64 times slower than float32
-on most GPUs.
-"""
+"""The simulator as a GPU gets it, without one: what XLA is given is plain float32 arithmetic."""
 
 from __future__ import annotations
-
-import re
 
 import jax
 import jax.numpy as jnp
@@ -15,40 +8,14 @@ import numpy as np
 import pytest
 import voxels as vx
 from jax import export
+from programs import PLATFORMS, faults, lowered
 
 from cestprep.physics import simulate
 from cestprep.physics.protocol import Protocol, Pulse, Readout, Recovery, Spoil
 from cestprep.physics.waveforms import Waveform
 
-PLATFORMS = ("cpu", "cuda")
-#: Custom calls that every device has. None is needed.
-ALLOWED: frozenset[str] = frozenset()
 NAMES = {"2pools": ("semisolid",), "3pools": ("amide", "semisolid")}
 N_VOXELS = 8
-
-
-def faults(program: str) -> list[str]:
-    """What a GPU should not be given, in the text of a StableHLO program."""
-    plain = re.sub(r'loc\("[^"]*"', "loc(", program)
-    found = re.findall(r'custom_call"?[^\n]*?(?:@|call_target_name = ")([\w.$]+)', plain)
-    faulty = [f"custom call {name}" for name in sorted(set(found) - ALLOWED)]
-    faulty += [
-        f"host callback {name}" for name in sorted(set(re.findall(r"\w*callback\w*", plain)))
-    ]
-    host = re.findall(r"stablehlo\.(?:send|recv|infeed|outfeed)\b", plain)
-    faulty += [f"host transfer {name}" for name in sorted(set(host))]
-    types = re.findall(r"tensor<([^>]*)>", plain)
-    faulty += [
-        f"double precision: {t}"
-        for t in sorted(set(types))
-        if re.search(r"f64|c128|complex<f64", t)
-    ]
-    faulty += [f"dynamic shape: {t}" for t in sorted(set(types)) if "?" in t]
-    return faulty
-
-
-def lowered(fun, *shapes, platforms=PLATFORMS):
-    return jax.jit(fun).trace(*shapes).lower(lowering_platforms=platforms).as_text()
 
 
 def spin_lock(names):
