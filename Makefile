@@ -33,7 +33,7 @@ lint: $(READY)
 
 test: lint
 	@mkdir -p build
-	$(COMPILED) NPROC=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=40 --junitxml=build/junit.xml
+	$(COMPILED) NPROC=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=40 --junitxml=build/junit.xml
 
 bench: $(READY)
 	$(BIN)/python benchmarks/forward.py

@@ -270,7 +270,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         *(f"     - {c}" for c in columns),
     ]
     for name, row in rows.items():
-        lines += [f"   * - {name}", *(f"     - {_shown(row.get(c))}" for c in columns)]
+        lines += [f"   * - {name}", *(f"     - {_shown(row.get(c))}".rstrip() for c in columns)]
     return "\n".join(lines) + "\n"
 
 

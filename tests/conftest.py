@@ -26,6 +26,18 @@ def shared() -> Path:
     return SHARED
 
 
+#: Files that take minutes begin first, so that no core waits for the last of them.
+LONGEST = ("test_dictionary", "test_mice", "test_run", "test_grid", "test_third_stage",
+           "test_phantoms", "test_networks", "test_solvers", "test_voxelwise")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
+
+    items.sort(key=place)  # stable: files stay together
+
+
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu") and not gpu_seen():
         pytest.skip("needs a GPU")
