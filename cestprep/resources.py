@@ -75,7 +75,7 @@ def _read(*names: str) -> list[str]:
 
 
 def computing_cores() -> int:
-    """Cores that JAX computes on in this process, counted as its compiler does."""
+    """Cores to compute on: what ``NPROC`` says, which XLA obeys too, else all usable ones."""
     asked = os.environ.get("NPROC", "")
     return int(asked) if asked.isdigit() and int(asked) else usable_cores()
 

@@ -25,21 +25,23 @@ from cestprep.phantom.head import fingerprinting_protocol
 MM_PER_FRACTION = 110e3 / 3  # three exchanging protons per molecule, 110 M water protons
 
 
-def quantify(shared: Path, name: str, recipe: str, out: Path) -> dict[str, np.ndarray]:
+def quantify(
+    shared: Path, name: str, recipe: str, out: Path, method: str = "voxelwise"
+) -> dict[str, np.ndarray]:
     """Run the program on a phantom; our and the published maps, fractions and 1/s."""
     root = shared / "data" / name
     published = root / "derivatives/published"
     result = sessions.run([str(root), str(out / "out"), "participant", "--recipe", recipe,
-                           "--method", "voxelwise",
+                           "--method", method,
                            "--assume-nominal", "B0", "B1", "--derivatives",
                            f"published={published}", "-w", str(out / "work")])  # fmt: skip
     assert result.returncode == 0, result.stderr
     ours = f"sub-{name}_acq-larg_space-cestref_model-bm2poolcest_param-"
     theirs = f"sub-{name}_acq-larg_desc-dictmatch_param-"
     load = {
-        "f": (out / "out", f"{ours}fs_desc-voxelwise_cestmap", 0.01),
-        "k": (out / "out", f"{ours}ksw_desc-voxelwise_cestmap", 1.0),
-        "valid": (out / "out", f"{ours[:-7]}_label-valid_desc-voxelwise_mask", 1.0),
+        "f": (out / "out", f"{ours}fs_desc-{method}_cestmap", 0.01),
+        "k": (out / "out", f"{ours}ksw_desc-{method}_cestmap", 1.0),
+        "valid": (out / "out", f"{ours[:-7]}_label-valid_desc-{method}_mask", 1.0),
         "f_published": (published, f"{theirs}fs_cestmap", 1.0),
         "k_published": (published, f"{theirs}ksw_cestmap", 1.0),
         "mask": (published, f"sub-{name}_desc-vials_mask", 1.0),

@@ -89,7 +89,7 @@ def in_paper_mode(problem: InverseProblem, observation: Observation, theta: np.n
     for name in ("psvae", "grid"):
         method = methods.load(name)
         options = dataclasses.replace(method.Options(), paper=True)
-        asked = method.adapted(problem, options) if hasattr(method, "adapted") else problem
+        asked = methods.adapted(name, problem, options)
         learned = None
         if methods.trains(method):
             learned = solving.learn(method, asked, observation, options=options)

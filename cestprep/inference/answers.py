@@ -22,7 +22,7 @@ from cestprep.inference.chunks import (
 from cestprep.inference.estimate import Estimate, Validity, high_nrmse
 from cestprep.inference.interpolation import mesh
 from cestprep.inference.likelihood import Departure, Voxels
-from cestprep.inference.measured import GAUSSIAN_QUANTILE, MISFIT_P, Measured, misfit_probability
+from cestprep.inference.measured import GAUSSIAN_QUANTILE, MISFIT_P, Measured, distance_probability
 from cestprep.inference.network import Network, features, infer
 from cestprep.inference.paper import PaperNetwork
 from cestprep.inference.problem import InverseProblem
@@ -146,8 +146,7 @@ _to_u = jax.jit(unconstrained.to_u, static_argnums=0)
 def misfits(measured: Measured, chi2: Any) -> np.ndarray:
     """Voxels that ask for another fit."""
     if measured.thermal:
-        nothing = np.zeros((0, *np.shape(chi2)))
-        return misfit_probability(measured.problem, Departure(chi2, nothing)) < MISFIT_P  # type: ignore[arg-type]
+        return distance_probability(measured.problem, chi2) < MISFIT_P
     return high_nrmse(np.sqrt(chi2), np.isfinite(chi2))
 
 

@@ -189,12 +189,18 @@ class Measured:
         return lower, upper
 
 
+def distance_probability(problem: InverseProblem, distance2: Values) -> np.ndarray:
+    """Probability of a squared distance this large, in units of thermal noise, shape (F,)."""
+    p: np.ndarray = chdtrc(degrees_of_freedom(problem), np.asarray(distance2, float))
+    return p
+
+
 def misfit_probability(problem: InverseProblem, departure: Departure) -> np.ndarray:
     """Probability of a departure this large by thermal noise and errors of the maps, shape (F,).
 
     Of two tests, of the distance as a whole and of the farthest score; Bonferroni's bound.
     """
-    p: np.ndarray = chdtrc(degrees_of_freedom(problem), np.asarray(departure.distance2, float))
+    p = distance_probability(problem, departure.distance2)
     scores = np.abs(np.asarray(departure.scores, float))
     if not len(scores):
         return p

@@ -24,15 +24,15 @@ SD = 0.01
 SMALL = Options(entries=40_000, nodes=12)
 
 
-def spin_lock(stage="mt"):
+def spin_lock():
     """Signals that a fast solver is accurate for."""
-    problem = problems.problem(stage, pulsed=True, frequency_mhz=127.73)
+    problem = problems.problem(pulsed=True, frequency_mhz=127.73)
     return dataclasses.replace(problem, solver="reduced")
 
 
-def drawn(n, seed=3, stage="mt", sd=SD, share=(0.15, 0.85)):
+def drawn(n, seed=3, sd=SD, share=(0.15, 0.85)):
     """Truths away from the bounds, of which the prior would hide the spread."""
-    problem = spin_lock(stage)
+    problem = spin_lock()
     low, high = problem.bounds.T[:, :, None]
     place = np.random.default_rng(seed).uniform(*share, (len(low), n))
     truth, known = low + place * (high - low), problems.known(problem, n, seed)

@@ -9,6 +9,7 @@ unconstrained space, and volumes are simulated one after the other.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -127,7 +128,10 @@ def estimate(
 def _fitted_anew(measured: Measured, fit: least_squares.Fit) -> least_squares.Fit:
     """The fit, with voxels that misfit or failed fitted again from many places."""
     found = departures(measured, fit.theta)
-    chi2 = (np.asarray(fit.residual_norm) / measured.noise) ** 2 if found is None else found[0]
+    if found is None:
+        chi2: Any = (np.asarray(fit.residual_norm) / measured.noise) ** 2
+    else:
+        chi2 = found.distance2
     poor = np.flatnonzero(~np.asarray(fit.converged) | answers.misfits(measured, chi2))
     if not poor.size:
         return fit
