@@ -27,8 +27,9 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "validate"
 sys.path.insert(0, str(ROOT / "tests"))
 OFFSETS_PPM = {"mt": (6.0, 14.0), "amide": (3.5, 3.5)}
-#: SDs of the maps' errors, relative and absolute.
-RELATIVE = {"t1": 0.02, "t2": 0.03, "semisolid.fraction": 0.05, "semisolid.k_exchange": 0.08}
+#: SDs of the maps' errors, relative and absolute: what fits of relaxometry at SNR 70 leave, and
+#: twice what WASABI does.
+RELATIVE = {"t1": 0.027, "t2": 0.027, "semisolid.fraction": 0.05, "semisolid.k_exchange": 0.08}
 ABSOLUTE = {"b0_ppm": 0.006, "b1_scale": 0.005}
 #: Voxels with less exchange than this (fraction times rate, 1/s) are apart: nothing can be told.
 DETECTION_LIMIT = {"mt": 0.25, "amide": 0.04}

@@ -17,9 +17,10 @@ from cestprep.diagnostics.calibration import (
     sbc_ranks,
 )
 from cestprep.inference import answers, grid, methods, solving, unconstrained
-from cestprep.inference.estimate import Estimate
+from cestprep.inference.estimate import Estimate, Validity
 from cestprep.inference.measured import Measured
 from cestprep.inference.network import infer
+from cestprep.inference.place import Place
 from cestprep.inference.problem import InverseProblem, Observation
 from cestprep.inference.residual import voxels_of
 
@@ -41,8 +42,13 @@ def of_grid(problem: InverseProblem, observation: Observation, theta: np.ndarray
     """Coverage and ranks of the reference posterior."""
     voxels = voxels_of(Measured.of(problem, observation))
     found = grid.places(problem, grid.explore_all(problem, voxels), voxels, theta)
-    ranks = np.clip(np.asarray(found.below) * (_SAMPLES + 1), 0, _SAMPLES).astype(int)
-    return shares(np.asarray(found.above), ranks)
+    return shares(np.asarray(found.above), _ranks(found))
+
+
+def _ranks(found: Place) -> np.ndarray:
+    """Ranks of truths as if among samples."""
+    ranks: np.ndarray = np.clip(np.asarray(found.below) * (_SAMPLES + 1), 0, _SAMPLES).astype(int)
+    return ranks
 
 
 def of_psvae(
@@ -60,13 +66,16 @@ def of_psvae(
     mean, factor = infer(learned.network, voxels)
     if refine:
         local = answers.local_posteriors(measured, voxels, mean)[1]
-        mean, factor = local.u_mean, local.u_factor
-    u = np.asarray(unconstrained.to_u(problem, jnp.asarray(theta, np.float32)))
-    level = gaussian_level(u, mean, factor)
-    ranks = sbc_ranks(u, gaussian_samples(mean, factor, _SAMPLES, np.random.default_rng(0)))
+        found = answers.places(problem, voxels, local, theta)
+        level, ranks = np.asarray(found.above), _ranks(found)
+    else:
+        u = np.asarray(unconstrained.to_u(problem, jnp.asarray(theta, np.float32)))
+        level = gaussian_level(u, mean, factor)
+        ranks = sbc_ranks(u, gaussian_samples(mean, factor, _SAMPLES, np.random.default_rng(0)))
     psvae = methods.load("psvae")
     options = dataclasses.replace(psvae.Options(), refine=refine)
-    flagged = ~solving.estimate(psvae, problem, observation, 0, None, options, learned).valid
+    found = solving.estimate(psvae, problem, observation, 0, None, options, learned)
+    flagged = found.validity != Validity.OK
     rows = {"": shares(level[visible], ranks[:, visible])}
     rows[""]["flagged"] = float(flagged[visible].mean())
     if not visible.all():

@@ -25,14 +25,15 @@ from cestprep.inference.likelihood import Departure, Voxels
 from cestprep.inference.measured import GAUSSIAN_QUANTILE, MISFIT_P, Measured, distance_probability
 from cestprep.inference.network import Network, features, infer
 from cestprep.inference.paper import PaperNetwork
+from cestprep.inference.place import Place
 from cestprep.inference.problem import InverseProblem
-from cestprep.inference.refine import Local, Mode, climb, moments, weighted
+from cestprep.inference.refine import Local, Mode, climb, locate, moments, weighted
 from cestprep.inference.residual import departures, fit_measured
 
 #: A density this far (SD of the log-ratio) from the Gaussian of its moments is not Gaussian.
 MOST_DEPARTURE = 1.0
-#: With more mass than this at the edge of its box the posterior is sought in another box.
-MOST_AT_EDGE = 0.015
+#: Moments this far (SD) from those their box was made for are sought in another box.
+_MOST_MOVED = 0.3
 _BOXES = 3
 #: Nearer to an end of its range than this share of it a parameter is at its bound.
 _END = 1e-3
@@ -72,7 +73,7 @@ def refined(
         predict_all(problem, theta, measured.known),
         at_bound=_at_bound(mode.u),
         departure=Departure(mode.chi2, local.scores),
-        interval=_interval(problem, local.u_mean, local.u_factor),
+        interval=(local.lower, local.upper),
         codes={
             Validity.NOT_CONVERGED: failed,
             Validity.OUT_OF_RANGE: outside_range(network, voxels, maps_only=True),
@@ -102,6 +103,16 @@ def local_posteriors(
     """Modes and moments of the posteriors near first answers ``(p, F)``, unconstrained."""
     mode = _to_modes(measured, voxels, first, phase(progress, "refinement"))
     return mode, _all_moments(measured.problem, voxels, mode, phase(progress, "moments"))
+
+
+def places(problem: InverseProblem, voxels: Voxels, local: Local, theta: np.ndarray) -> Place:
+    """Where parameters ``(p, F)`` lie in posteriors that `local_posteriors` found."""
+    found: Place = over_chunks(
+        lambda *chunk: locate(problem, Voxels(*chunk[:4]), *chunk[4:]),
+        [*voxels, local.u_mean, local.u_factor, theta.astype(voxels.data.dtype)],
+        voxels_per_chunk(problem, None, voxels.data.dtype),
+    )
+    return found
 
 
 def _climb(
@@ -157,7 +168,7 @@ def _some(voxels: Voxels, chosen: np.ndarray) -> Voxels:
 def _all_moments(
     problem: InverseProblem, voxels: Voxels, mode: Mode, progress: Progress | None
 ) -> Local:
-    """Moments in a box around the mode, or around the first moments where that was too small."""
+    """Moments in a box around the mode, or around the first moments where it does not fit them."""
     size = voxels_per_chunk(problem, None, mode.u.dtype)
 
     def run(chosen: Voxels, u: Any, factor: Any, progress: Progress | None) -> Local:
@@ -171,12 +182,12 @@ def _all_moments(
 
     local = run(voxels, mode.u, mode.factor, progress)
     for _ in range(_BOXES - 1):
-        wide = np.flatnonzero(local.edge > MOST_AT_EDGE)
-        if not wide.size:
+        moved = np.flatnonzero(local.moved > _MOST_MOVED)
+        if not moved.size:
             break
-        u, factor = local.u_mean[:, wide], local.u_factor[:, :, wide]
-        again = run(_some(voxels, wide), u, factor, None)
-        local = replaced(local, wide, again._replace(scores=local.scores[:, wide]))
+        u, factor = local.u_mean[:, moved], local.u_factor[:, :, moved]
+        again = run(_some(voxels, moved), u, factor, None)
+        local = replaced(local, moved, again._replace(scores=local.scores[:, moved]))
     return local
 
 

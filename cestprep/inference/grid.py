@@ -8,9 +8,10 @@ parameters, which vary slowly, are taken at a few Chebyshev nodes and interpolat
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from cestprep.inference.chunks import Progress, over_chunks, replaced, voxels_pe
 from cestprep.inference.interpolation import chebyshev_nodes, lagrange_matrix, mesh
 from cestprep.inference.likelihood import Metric, Voxels
 from cestprep.inference.measured import GAUSSIAN_QUANTILE
+from cestprep.inference.place import Place
 from cestprep.inference.problem import InverseProblem, predict_voxels
 
 #: Cells per axis of the levels that look for the density, and of the last one, by dimensions.
@@ -32,6 +34,8 @@ FEWEST_CELLS = 400
 _NODES = 5
 _VOXELS_TOGETHER = 8
 _CELLS_TOGETHER = 500
+#: More mass in the outermost cells of the last level, and it is sought in a wider box, this often.
+_MOST_CUT, _MOST_WIDENED = 1e-3, 6
 #: A cell this far below the best log-likelihood is outside the box of the next level.
 _DEPTH = 9.0
 _FEWEST_IN_BOX = {1: 3, 2: 9, 3: 27}
@@ -373,10 +377,18 @@ def _intervals(
     return both[:, 0], both[:, 1]
 
 
+def _outermost(layout: Layout, density: Density) -> Box:
+    """Share of the mass in the first and the last cells along each axis."""
+    weight = jax.nn.softmax(density.log_mass).reshape([layout.cells] * layout.dimensions)
+    along = [jnp.moveaxis(weight, axis, 0) for axis in range(layout.dimensions)]
+    return Box(*(jnp.stack([jnp.sum(w[side]) for w in along]) for side in (0, -1)))
+
+
 class Level(NamedTuple):
     """Result of one grid for a chunk of voxels; arrays end in (V,)."""
 
     summary: Summary
+    outermost: Box
     next_box: Box
     curved_box: Box
 
@@ -393,6 +405,7 @@ def level(layout: Layout, box: Box, voxels: Voxels) -> Level:
             curved = _curved_box(layout, density)
         return Level(
             summarize(layout, density, low, high),
+            _outermost(layout, density),
             Box(*_next_box(layout, density, low, high)),
             Box(*curved),
         )
@@ -400,24 +413,6 @@ def level(layout: Layout, box: Box, voxels: Voxels) -> Level:
     first = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (box, voxels))
     last: Level = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), jax.lax.map(one, first))
     return last
-
-
-class Place(NamedTuple):
-    """Where given parameters lie in a posterior, as shares of its mass.
-
-    Uniform over truths drawn from the prior if the posterior is calibrated.
-
-    Attributes
-    ----------
-    above : Array, shape (V,)
-        Of what is denser than there: the highest-density region of level c holds the parameters
-        where this is below c.
-    below : Array, shape (p, V)
-        Of smaller values, for each parameter.
-    """
-
-    above: Array
-    below: Array
 
 
 @partial(jax.jit, static_argnames=("layout",))
@@ -460,24 +455,25 @@ class Found:
 
     Attributes
     ----------
-    summary : Summary
+    end : Level
+        Of the final grid.
     fitted : ndarray, shape (n, V)
         Signal in the best cell.
-    low, high : ndarray, shape (dimensions, V)
-        Box of the final grid, in the coordinates of its axes.
+    box : Box
+        Of the final grid, in the coordinates of its axes.
     curved : ndarray of bool, shape (V,)
         Which axes it has.
-    curved_low, curved_high : ndarray, shape (dimensions, V)
-        Where to look along log(f k) and log k.
     """
 
-    summary: Summary
+    end: Level
     fitted: Array
-    low: Array
-    high: Array
+    box: Box
     curved: Array
-    curved_low: Array
-    curved_high: Array
+
+    @property
+    def summary(self) -> Summary:
+        """Moments and intervals."""
+        return self.end.summary
 
     @property
     def thin(self) -> np.ndarray:
@@ -485,52 +481,95 @@ class Found:
         return np.asarray(self.summary.cells_in_region) < FEWEST_CELLS
 
 
-def explore(problem: InverseProblem, voxels: Voxels, box: Box | None = None) -> Found:
-    """Posterior of a chunk of voxels on grids zoomed in on the mass.
+def _zoomed(layout: Layout, voxels: Voxels, box: Box, levels: tuple[int, ...]) -> Found:
+    """Posterior of a chunk of voxels, each level of cells around the mass of the one before."""
+    end = level(dataclasses.replace(layout, cells=levels[0]), box, voxels)
+    for cells in levels[1:]:
+        box = end.next_box
+        end = level(dataclasses.replace(layout, cells=cells), box, voxels)
+    fitted = predict_voxels(layout.problem, end.summary.best, voxels.known)
+    return Found(end, fitted, box, jnp.full(voxels.noise.size, layout.curved))
 
-    Parameters
-    ----------
-    problem : InverseProblem
-    voxels : Voxels
-    box : Box, optional
-        Where to begin along log(f k) and log k; without it the grid has the parameters on its
-        axes and begins with the whole prior.
 
-    Raises
-    ------
-    ValueError
-        If more than three parameters would be on the axes.
-    """
-    curved, plain = box is not None, Layout(problem, 1)
-    d, count = plain.dimensions, voxels.data.shape[1]
-    if d not in FINAL_CELLS:
-        raise ValueError(f"a grid has at most three axes, {d} parameters are free")
-    search = Layout(problem, SEARCH_CELLS[d], curved)
-    if box is None:
-        box = _whole_range(plain, voxels)
-    for _ in range(2):
-        box = level(search, box, voxels).next_box
-    end = level(Layout(problem, FINAL_CELLS[d], curved), box, voxels)
-    fitted = predict_voxels(problem, end.summary.best, voxels.known)
-    bent, kind = end.curved_box, jnp.full(count, curved)
-    return Found(end.summary, fitted, box.low, box.high, kind, bent.low, bent.high)
+def _zoomed_all(
+    layout: Layout,
+    voxels: Voxels,
+    box: Box,
+    levels: tuple[int, ...],
+    progress: Progress | None = None,
+) -> Found:
+    found: Found = over_chunks(
+        lambda *chunk: _zoomed(layout, Voxels(*chunk[:4]), Box(*chunk[4:]), levels),
+        [*voxels, *box],
+        min(_VOXELS_TOGETHER, voxels.data.shape[1]),
+        progress,
+    )
+    return found
 
 
 def explore_all(problem: InverseProblem, voxels: Voxels, progress: Progress | None = None) -> Found:
     """Posteriors of any number of voxels; those too thin for straight axes on curved ones.
 
     Where `FEWEST_CELLS` cells are not reached on either, the better of the two stands.
+
+    Raises
+    ------
+    ValueError
+        If more than three parameters would be on the axes.
     """
-    found = _explore_chunks(problem, voxels, None, progress)
+    straight = Layout(problem, 1)
+    if straight.dimensions not in FINAL_CELLS:
+        raise ValueError(f"a grid has at most three axes, {straight.dimensions} are needed")
+    found = _explored(straight, voxels, _whole_range(straight, voxels), progress)
     if not (curvable(problem) and found.thin.any()):
         return found
     thin = np.flatnonzero(found.thin)
-    some = Voxels(*(x[..., thin] for x in voxels))
-    box = Box(found.curved_low[:, thin], found.curved_high[:, thin])
-    again = _explore_chunks(problem, some, box, None)
+    box = Box(*(x[:, thin] for x in found.end.curved_box))
+    again = _explored(Layout(problem, 1, curved=True), _some(voxels, thin), box)
     better = again.summary.cells_in_region > found.summary.cells_in_region[thin]
     merged: Found = replaced(found, thin[better], jax.tree.map(lambda x: x[..., better], again))
     return merged
+
+
+def _explored(layout: Layout, voxels: Voxels, box: Box, progress: Progress | None = None) -> Found:
+    """Posteriors found in a box, and sought again in wider ones where the last cut mass off.
+
+    A ridge that runs between the few cells of a search is not seen in all its length.
+    """
+    search, final = (cells[layout.dimensions] for cells in (SEARCH_CELLS, FINAL_CELLS))
+    found = _zoomed_all(layout, voxels, box, (search, search, final), progress)
+    for _ in range(_MOST_WIDENED):
+        cut, wider = _wider(layout, found)
+        if not cut.size:
+            break
+        again = _zoomed_all(layout, _some(voxels, cut), wider, (final, final))
+        found = replaced(found, cut, again)
+    return found
+
+
+def _wider(layout: Layout, found: Found) -> tuple[np.ndarray, Box]:
+    """Voxels with mass in the outermost cells, not at the end of a range, and boxes beyond."""
+    least, most = (np.asarray(x)[:, None] for x in _limits(layout))
+    low, high = (np.asarray(x) for x in found.box)
+    span = high - low
+    below = (np.asarray(found.end.outermost.low) > _MOST_CUT) & (low > least + 1e-6 * span)
+    above = (np.asarray(found.end.outermost.high) > _MOST_CUT) & (high < most - 1e-6 * span)
+    cut = np.flatnonzero((below | above).any(axis=0))
+    wider = np.maximum(low - span * below, least), np.minimum(high + span * above, most)
+    return cut, Box(*(x[:, cut].astype(low.dtype) for x in wider))
+
+
+def _limits(layout: Layout) -> np.ndarray:
+    """Ends of the prior along the axes, shape (2, dimensions)."""
+    ends: np.ndarray = layout.problem.bounds[layout.gridded].T
+    if not layout.curved:
+        return ends
+    logs = np.log(np.maximum(ends, 1e-12))
+    return np.stack([logs.sum(axis=1), logs[:, 1]], axis=1)
+
+
+def _some(voxels: Voxels, chosen: np.ndarray) -> Voxels:
+    return Voxels(*(x[..., chosen] for x in voxels))
 
 
 def places(problem: InverseProblem, found: Found, voxels: Voxels, theta: np.ndarray) -> Place:
@@ -540,8 +579,8 @@ def places(problem: InverseProblem, found: Found, voxels: Voxels, theta: np.ndar
     curved = np.asarray(found.curved)
     for kind in np.unique(curved):
         some = np.flatnonzero(curved == kind)
-        layout = Layout(problem, FINAL_CELLS[found.low.shape[0]], bool(kind))
-        arrays = [found.low, found.high, *voxels, theta.astype(voxels.data.dtype)]
+        layout = Layout(problem, FINAL_CELLS[len(found.box.low)], bool(kind))
+        arrays = [*found.box, *voxels, theta.astype(voxels.data.dtype)]
         part = over_chunks(
             lambda *c, layout=layout: _place(layout, Box(*c[:2]), Voxels(*c[2:6]), c[6]),
             [np.asarray(x)[..., some] for x in arrays],
@@ -559,41 +598,17 @@ def published_all(
     One grid of fixed cells over the whole prior, known parameters exact, and as noise each voxel's
     least distance over the root of the number of volumes.
     """
-    layout = Layout(problem, FINAL_CELLS[Layout(problem, 1).dimensions])
+    layout = Layout(problem, 1)
+    levels = (FINAL_CELLS[layout.dimensions],)
+    box = _whole_range(layout, voxels)
     exact = voxels._replace(factor=voxels.factor[:, :0])
-    first = _fixed_all(layout, exact, None)
+    first = _zoomed_all(layout, exact, box, levels)
     least = np.linalg.norm(first.fitted - exact.data, axis=0) / np.sqrt(len(exact.data))
-    return _fixed_all(layout, exact._replace(noise=least.astype(exact.noise.dtype)), progress)
-
-
-def _fixed_all(layout: Layout, voxels: Voxels, progress: Progress | None) -> Found:
-    def run(*chunk: Any) -> Found:
-        some = Voxels(*chunk)
-        box = _whole_range(layout, some)
-        end = level(layout, box, some)
-        fitted = predict_voxels(layout.problem, end.summary.best, some.known)
-        straight = jnp.zeros(some.noise.size, bool)
-        return Found(end.summary, fitted, *box, straight, *end.curved_box)
-
-    size = min(_VOXELS_TOGETHER, voxels.data.shape[1])
-    found: Found = over_chunks(run, list(voxels), size, progress)
-    return found
+    noisy = exact._replace(noise=least.astype(exact.noise.dtype))
+    return _zoomed_all(layout, noisy, box, levels, progress)
 
 
 def _whole_range(layout: Layout, voxels: Voxels) -> Box:
-    bounds = jnp.asarray(layout.problem.bounds[layout.gridded], voxels.data.dtype)
+    bounds = layout.problem.bounds[layout.gridded].astype(voxels.data.dtype)
     shape = layout.dimensions, voxels.data.shape[1]
-    return Box(*(jnp.broadcast_to(b[:, None], shape) for b in bounds.T))
-
-
-def _explore_chunks(
-    problem: InverseProblem, voxels: Voxels, box: Box | None, progress: Progress | None
-) -> Found:
-    size = min(_VOXELS_TOGETHER, voxels.data.shape[1])
-    corners = [] if box is None else list(box)
-
-    def run(*chunk: Any) -> Found:
-        return explore(problem, Voxels(*chunk[:4]), Box(*chunk[4:]) if corners else None)
-
-    found: Found = over_chunks(run, [*voxels, *corners], size, progress)
-    return found
+    return Box(*(np.broadcast_to(b[:, None], shape) for b in bounds.T))  # type: ignore[arg-type]

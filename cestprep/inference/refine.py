@@ -20,6 +20,8 @@ from jax import Array
 from cestprep.inference import likelihood, linalg, unconstrained
 from cestprep.inference.interpolation import chebyshev_nodes, lagrange_matrix, mesh
 from cestprep.inference.likelihood import Metric, Voxels
+from cestprep.inference.measured import CREDIBLE_LEVEL
+from cestprep.inference.place import Place
 from cestprep.inference.problem import InverseProblem
 
 #: By the number of free parameters: nodes and cells per axis.
@@ -61,10 +63,12 @@ class Local(NamedTuple):
     mean : Array, shape (p, V)
     covariance : Array, shape (p, p, V)
         In package units.
+    lower, upper : Array, shape (p, V)
+        Central 95 % intervals of the marginals, package units.
     departure : Array, shape (V,)
         SD of the log-ratio of the density and the Gaussian of its moments, under the density.
-    edge : Array, shape (V,)
-        Mass in the outermost cells of the box.
+    moved : Array, shape (V,)
+        Farthest of the moments from those the box was made for, in SD of these.
     scores : Array, shape (r, V)
         Of carried errors, see `cestprep.inference.likelihood.Departure`, at the box's centre.
     """
@@ -73,8 +77,10 @@ class Local(NamedTuple):
     u_factor: Array
     mean: Array
     covariance: Array
+    lower: Array
+    upper: Array
     departure: Array
-    edge: Array
+    moved: Array
     scores: Array
 
 
@@ -157,12 +163,15 @@ def climb(problem: InverseProblem, voxels: Voxels, u: Array, steps: int | Array)
     )
 
 
-def _cells(p: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places of cells in SD, shape (p, cells), and which are outermost."""
+def _cells(p: int) -> np.ndarray:
+    """Places of cells in SD, shape (p, cells)."""
+    return mesh(_line(p), p)
+
+
+def _line(p: int) -> np.ndarray:
     count = _CELLS[p]
-    axis = REACH * ((np.arange(count) + 0.5) * 2 / count - 1)
-    places = mesh(axis, p)
-    return places, (np.abs(places) > axis[-2]).any(axis=0)
+    line: np.ndarray = REACH * ((np.arange(count) + 0.5) * 2 / count - 1)
+    return line
 
 
 def _distances(signals: Array, data: Array, metric: Metric, p: int) -> Array:
@@ -172,7 +181,7 @@ def _distances(signals: Array, data: Array, metric: Metric, p: int) -> Array:
     the distance is that of sum c r, a quadratic form in c.
     """
     nodes = REACH * chebyshev_nodes(NODES[p])
-    line = np.unique(_cells(p)[0])
+    line = _line(p)
     weights = lagrange_matrix(nodes, line)
     for _ in range(p - 1):
         weights = np.einsum("...cn,dm->...cdnm", weights, lagrange_matrix(nodes, line))
@@ -196,6 +205,79 @@ def weighted(values: Array, weight: Array) -> tuple[Array, Array]:
     return mean, jnp.einsum("mpv,mrv,mv->prv", away, away, weight)
 
 
+class _Cells(NamedTuple):
+    """Posterior in the cells of a box.
+
+    Attributes
+    ----------
+    u : Array, shape (m, p, V)
+    distance2 : Array, shape (m, V)
+        Squared distance of the data from the signal there.
+    log_density : Array, shape (m, V)
+        In unconstrained space, not normalised.
+    weight : Array, shape (m, V)
+        Share of the mass.
+    """
+
+    u: Array
+    distance2: Array
+    log_density: Array
+    weight: Array
+
+
+def _cells_in_box(
+    problem: InverseProblem, voxels: Voxels, u: Array, factor: Array, metric: Metric
+) -> _Cells:
+    p, dtype = u.shape[0], u.dtype
+    farthest = 1.5 * unconstrained.FARTHEST
+
+    def places(z: np.ndarray) -> Array:
+        away = jnp.einsum("ijv,jm->miv", factor, jnp.asarray(z, dtype))
+        return jnp.clip(u[None] + away, -farthest, farthest)
+
+    known = jnp.asarray(voxels.known)
+    signals = jax.lax.map(
+        lambda x: problem.predict(unconstrained.to_theta(problem, x), known),
+        places(mesh(REACH * chebyshev_nodes(NODES[p]), p)),
+    )
+    data = jnp.asarray(voxels.data)
+    distance2 = _distances(jnp.moveaxis(signals, 0, 1), data, metric, p)
+    x = places(_cells(p))
+    density = jax.vmap(unconstrained.log_prior)(x) - 0.5 * distance2
+    return _Cells(x, distance2, density, jax.nn.softmax(density, axis=0))
+
+
+def _shares_below(cells: _Cells, factor: Array, u: Array) -> Array:
+    """Marginal mass below values ``(k, p, V)``, each cell spread over its width."""
+    p = factor.shape[0]
+    width = 2 * REACH / _CELLS[p] * _lengths(factor)
+
+    def one(value: Array) -> Array:
+        within = jnp.clip((value - cells.u) / width + 0.5, 0.0, 1.0)
+        return jnp.sum(cells.weight[:, None] * within, axis=0)
+
+    shares: Array = jax.lax.map(one, u)
+    return shares
+
+
+def _lengths(factor: Array) -> Array:
+    """SD of each parameter, shape (p, V), of a covariance's factor."""
+    return jnp.sqrt(jnp.sum(factor**2, axis=1))
+
+
+def _interval(cells: _Cells, u: Array, factor: Array) -> tuple[Array, Array]:
+    """Central 95 % intervals of the marginals, shape (p, V)."""
+    p = u.shape[0]
+    reach = REACH * np.sqrt(p)
+    steps = jnp.asarray(np.linspace(-reach, reach, 2 * _CELLS[p] + 1), u.dtype)
+    ends = u + steps[:, None, None] * _lengths(factor)
+    shares = _shares_below(cells, factor, ends)
+    tail = (1 - CREDIBLE_LEVEL) / 2
+    quantile = jax.vmap(jax.vmap(jnp.interp, (None, -1, -1), -1), (None, -1, -1), -1)
+    lower, upper = quantile(jnp.asarray([tail, 1 - tail], u.dtype), shares, ends)
+    return lower, upper
+
+
 @partial(jax.jit, static_argnames=("problem",))
 def moments(problem: InverseProblem, voxels: Voxels, u: Array, factor: Array) -> Local:
     """Moments of the posterior in a box around ``u`` with axes ``factor``.
@@ -208,33 +290,46 @@ def moments(problem: InverseProblem, voxels: Voxels, u: Array, factor: Array) ->
     factor : Array, shape (p, p, V)
         Lower factor of a first covariance.
     """
-    p, dtype = u.shape[0], u.dtype
-    farthest = 1.5 * unconstrained.FARTHEST
-
-    def places(z: Array) -> Array:
-        return jnp.clip(u[None] + jnp.einsum("ijv,jm->miv", factor, z), -farthest, farthest)
-
-    at_nodes = places(jnp.asarray(mesh(REACH * chebyshev_nodes(NODES[p]), p), dtype))
-    known = jnp.asarray(voxels.known)
-    signals = jax.lax.map(
-        lambda x: problem.predict(unconstrained.to_theta(problem, x), known), at_nodes
-    )
     centre = unconstrained.to_theta(problem, u)
     errors = likelihood.carried(problem, centre, voxels)
     metric = likelihood.metric(errors, jnp.asarray(voxels.noise))
-    fitted, jacobian = problem.linearize(centre, known)
+    fitted, jacobian = problem.linearize(centre, jnp.asarray(voxels.known))
     scores = likelihood.scores(metric, errors, jacobian, voxels.data - fitted)
-    z, outermost = _cells(p)
-    distance = _distances(jnp.moveaxis(signals, 0, 1), jnp.asarray(voxels.data), metric, p)
-    x = places(jnp.asarray(z, dtype))
-    density = jax.vmap(unconstrained.log_prior)(x) - 0.5 * distance
-    weight = jax.nn.softmax(density, axis=0)
-    u_mean, u_covariance = weighted(x, weight)
-    u_factor = linalg.cholesky(u_covariance + 1e-8 * linalg.diagonal(jnp.ones_like(u_mean)))
-    white = jax.vmap(lambda a: linalg.solve_lower(u_factor, a - u_mean))(x)
-    log_ratio = density + 0.5 * jnp.sum(white**2, axis=1)
-    middle = jnp.sum(weight * log_ratio, axis=0)
-    departure = jnp.sqrt(jnp.sum(weight * (log_ratio - middle) ** 2, axis=0))
-    theta = jax.vmap(partial(unconstrained.to_theta, problem))(x)
-    edge = jnp.sum(weight * jnp.asarray(outermost, dtype)[:, None], axis=0)
-    return Local(u_mean, u_factor, *weighted(theta, weight), departure, edge, scores)
+    cells = _cells_in_box(problem, voxels, u, factor, metric)
+    u_mean, u_covariance = weighted(cells.u, cells.weight)
+    eye = linalg.diagonal(jnp.ones_like(u_mean))
+    u_factor = linalg.cholesky(u_covariance + 1e-8 * eye)
+    lower, upper = _interval(cells, u, factor)
+    theta = unconstrained.to_theta(problem, jnp.moveaxis(cells.u, 0, 1))
+    return Local(
+        u_mean,
+        u_factor,
+        *weighted(jnp.moveaxis(theta, 1, 0), cells.weight),
+        unconstrained.to_theta(problem, lower),
+        unconstrained.to_theta(problem, upper),
+        _departure(cells, u_mean, u_factor),
+        jnp.maximum(
+            jnp.max(jnp.abs(linalg.solve_lower(factor, u_mean - u)), axis=0),
+            jnp.max(jnp.abs(linalg.solve_lower(factor, u_factor) - eye), axis=(0, 1)),
+        ),
+        scores,
+    )
+
+
+def _departure(cells: _Cells, u_mean: Array, u_factor: Array) -> Array:
+    white = jax.vmap(lambda a: linalg.solve_lower(u_factor, a - u_mean))(cells.u)
+    log_ratio = cells.log_density + 0.5 * jnp.sum(white**2, axis=1)
+    middle = jnp.sum(cells.weight * log_ratio, axis=0)
+    found: Array = jnp.sqrt(jnp.sum(cells.weight * (log_ratio - middle) ** 2, axis=0))
+    return found
+
+
+@partial(jax.jit, static_argnames=("problem",))
+def locate(problem: InverseProblem, voxels: Voxels, u: Array, factor: Array, theta: Array) -> Place:
+    """Where parameters ``theta`` ``(p, V)`` lie in the posterior in a box as in `moments`."""
+    metric = _metric_at(problem, u, voxels)
+    cells = _cells_in_box(problem, voxels, u, factor, metric)
+    residual = voxels.data - problem.predict(theta, jnp.asarray(voxels.known))
+    denser = cells.distance2 < likelihood.product(metric, residual, residual)
+    below = _shares_below(cells, factor, unconstrained.to_u(problem, theta)[None])[0]
+    return Place(jnp.sum(jnp.where(denser, cells.weight, 0.0), axis=0), below)

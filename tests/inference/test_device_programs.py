@@ -43,6 +43,7 @@ def test_fits_and_posteriors(problem):
     for fun, arguments in (
         (lambda v, u: refine.climb(problem, v, u, 4), (VOXELS, U)),
         (lambda v, u, f: refine.moments(problem, v, u, f), (VOXELS, U, FACTOR)),
+        (lambda v, u, f: refine.locate(problem, v, u, f, u), (VOXELS, U, FACTOR)),
         (lambda b, v: grid.level(grid.Layout(problem, 20), b, v), (box, VOXELS)),
         (lambda b, v: grid.level(grid.Layout(problem, 20, True), b, v), (box, VOXELS)),
         (lambda g: least_squares.fit_chunk(problem, least_squares.Options(), g), (given,)),

@@ -9,14 +9,14 @@ import problems
 import pytest
 from scipy.stats import multivariate_normal
 
-from cestprep.inference import answers, grid, likelihood, linalg, unconstrained
+from cestprep.inference import answers, grid, likelihood, unconstrained
 from cestprep.inference.likelihood import Voxels
 from cestprep.inference.measured import Measured
 from cestprep.inference.methods import grid as method
 from cestprep.inference.residual import departures, voxels_of
 
 SD = 0.01
-RELATIVE_SD = {"t1": 0.02, "t2": 0.03}
+RELATIVE_SD = {"t1": 0.027, "t2": 0.027}
 ABSOLUTE_SD = {"b0_ppm": 0.006, "b1_scale": 0.005}
 
 
@@ -130,7 +130,8 @@ def test_regions_hold_the_truth_as_often_as_they_say(drawn, found):
     np.testing.assert_allclose(middle, 0.5, atol=3 * np.sqrt(1 / 12 / mass.size))
 
 
-def test_ignoring_errors_of_the_maps_is_overconfident(drawn, found):
+def test_ignoring_errors_of_the_maps_is_overconfident(drawn):
+    """Of 96 draws regions of 95 % hold 91 (SD 2), and few where errors are there but ignored."""
     problem, truth, observation = drawn
     observation, truth = observation.take(np.arange(96)), truth[:, :96]
     exact = dataclasses.replace(
@@ -138,10 +139,11 @@ def test_ignoring_errors_of_the_maps_is_overconfident(drawn, found):
     )
     inside = {}
     for name, given in (("carried", observation), ("ignored", exact)):
-        estimate = method.estimate(problem, given)
-        inside[name] = ((truth > estimate.lower) & (truth < estimate.upper)).mean()
-    assert inside["carried"] > 0.92
-    assert inside["ignored"] < 0.90
+        voxels = voxels_of(Measured.of(problem, given))
+        places = grid.places(problem, grid.explore_all(problem, voxels), voxels, truth)
+        inside[name] = (np.asarray(places.above) < 0.95).mean()
+    assert inside["carried"] > 0.88
+    assert inside["ignored"] < 0.80
 
 
 def test_refinement_finds_the_same_posterior(drawn, found):
@@ -157,10 +159,31 @@ def test_refinement_finds_the_same_posterior(drawn, found):
     assert np.median(away) < 0.1
     ratio = np.sqrt(np.einsum("iiv->iv", local.covariance)) / sd
     assert np.median(ratio) == pytest.approx(1, abs=0.05)
-    u = np.asarray(unconstrained.to_u(problem, truth.astype(np.float32)))
-    white = np.asarray(linalg.solve_lower(local.u_factor, u - local.u_mean))
-    share = (np.sum(white**2, axis=0) < 5.99).mean()
-    assert share == pytest.approx(0.95, abs=0.05)
+    for got, asked in (
+        (local.lower, posterior.summary.lower),
+        (local.upper, posterior.summary.upper),
+    ):
+        away = (np.asarray(got) - np.asarray(asked)) / sd
+        assert np.abs(np.median(away, axis=1)).max() < 0.1
+        assert np.abs(away).mean() < 0.15
+    places = answers.places(problem, voxels, local, truth)
+    reference = grid.places(problem, posterior, voxels, truth)
+    for level in (0.5, 0.8, 0.95):
+        share = (np.asarray(places.above) < level).mean()
+        assert share == pytest.approx(level, abs=3 * np.sqrt(level * (1 - level) / truth.shape[1]))
+    assert np.abs(np.asarray(places.below) - np.asarray(reference.below)).mean() < 0.03
+
+
+def test_no_mass_is_cut_off(drawn, found):
+    """Thin ridges run between the cells of a search; the last box holds them all the same."""
+    _, posterior = found
+    low, high = drawn[0].bounds.T[:, :, None]
+    straight = ~np.asarray(posterior.curved)
+    assert straight.mean() > 0.9
+    width = posterior.box.high - posterior.box.low
+    inner = posterior.box.low > low + 1e-6 * width, posterior.box.high < high - 1e-6 * width
+    for mass, free in zip(posterior.end.outermost, inner, strict=True):
+        assert np.where(free & straight, mass, 0).max() < 1e-3
 
 
 def test_estimate_flags_and_intervals(drawn):
