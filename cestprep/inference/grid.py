@@ -19,16 +19,18 @@ import numpy as np
 from jax import Array
 
 from cestprep.inference import likelihood
-from cestprep.inference.chunks import Progress, over_chunks, replaced, voxels_per_chunk
+from cestprep.inference.chunks import Progress, over_chunks, phase, replaced, voxels_per_chunk
 from cestprep.inference.interpolation import chebyshev_nodes, lagrange_matrix, mesh
 from cestprep.inference.likelihood import Metric, Voxels
 from cestprep.inference.measured import GAUSSIAN_QUANTILE
 from cestprep.inference.place import Place
 from cestprep.inference.problem import InverseProblem, predict_voxels
 
-#: Cells per axis of the levels that look for the density, and of the last one, by dimensions.
+#: Cells per axis of the levels that look for the density, of the last one, and of one more where
+#: that is too coarse, by dimensions.
 SEARCH_CELLS = {1: 200, 2: 24, 3: 12}
-FINAL_CELLS = {1: 10_000, 2: 100, 3: 30}
+FINAL_CELLS = {1: 1000, 2: 50, 3: 20}
+FINEST_CELLS = {1: 10_000, 2: 100, 3: 30}
 #: Cells that must hold 95 % of the mass.
 FEWEST_CELLS = 400
 _NODES = 5
@@ -461,6 +463,8 @@ class Found:
         Signal in the best cell.
     box : Box
         Of the final grid, in the coordinates of its axes.
+    cells : ndarray of int, shape (V,)
+        Per axis of the final grid.
     curved : ndarray of bool, shape (V,)
         Which axes it has.
     """
@@ -468,6 +472,7 @@ class Found:
     end: Level
     fitted: Array
     box: Box
+    cells: Array
     curved: Array
 
     @property
@@ -488,7 +493,8 @@ def _zoomed(layout: Layout, voxels: Voxels, box: Box, levels: tuple[int, ...]) -
         box = end.next_box
         end = level(dataclasses.replace(layout, cells=cells), box, voxels)
     fitted = predict_voxels(layout.problem, end.summary.best, voxels.known)
-    return Found(end, fitted, box, jnp.full(voxels.noise.size, layout.curved))
+    count = voxels.noise.size
+    return Found(end, fitted, box, jnp.full(count, levels[-1]), jnp.full(count, layout.curved))
 
 
 def _zoomed_all(
@@ -508,9 +514,10 @@ def _zoomed_all(
 
 
 def explore_all(problem: InverseProblem, voxels: Voxels, progress: Progress | None = None) -> Found:
-    """Posteriors of any number of voxels; those too thin for straight axes on curved ones.
+    """Posteriors of any number of voxels, refined until `FEWEST_CELLS` cells hold 95 % of the mass.
 
-    Where `FEWEST_CELLS` cells are not reached on either, the better of the two stands.
+    Those too thin for the first grid have a finer one, and then curved axes.  Where it is too thin
+    for these too, the better of the two stands.
 
     Raises
     ------
@@ -520,29 +527,51 @@ def explore_all(problem: InverseProblem, voxels: Voxels, progress: Progress | No
     straight = Layout(problem, 1)
     if straight.dimensions not in FINAL_CELLS:
         raise ValueError(f"a grid has at most three axes, {straight.dimensions} are needed")
-    found = _explored(straight, voxels, _whole_range(straight, voxels), progress)
-    if not (curvable(problem) and found.thin.any()):
-        return found
+    search, final, finest = (
+        cells[straight.dimensions] for cells in (SEARCH_CELLS, FINAL_CELLS, FINEST_CELLS)
+    )
+    whole, levels = _whole_range(straight, voxels), (search, search, final)
+    found = _explored(straight, voxels, whole, levels, phase(progress, "grids"))
+    if found.thin.any():
+        box, step = found.end.next_box, phase(progress, "finer grids")
+        found = _finer(straight, voxels, found, box, (finest,), step)
+    if found.thin.any() and curvable(problem):
+        curved, step = dataclasses.replace(straight, curved=True), phase(progress, "curved grids")
+        box, levels = found.end.curved_box, (search, search, finest)
+        found = _finer(curved, voxels, found, box, levels, step)
+    return found
+
+
+def _finer(
+    layout: Layout,
+    voxels: Voxels,
+    found: Found,
+    box: Box,
+    levels: tuple[int, ...],
+    progress: Progress | None,
+) -> Found:
+    """Posteriors sought again where they were too thin, and taken where they no longer are so."""
     thin = np.flatnonzero(found.thin)
-    box = Box(*(x[:, thin] for x in found.end.curved_box))
-    again = _explored(Layout(problem, 1, curved=True), _some(voxels, thin), box)
+    there = Box(*(x[:, thin] for x in box))
+    again = _explored(layout, _some(voxels, thin), there, levels, progress)
     better = again.summary.cells_in_region > found.summary.cells_in_region[thin]
     merged: Found = replaced(found, thin[better], jax.tree.map(lambda x: x[..., better], again))
     return merged
 
 
-def _explored(layout: Layout, voxels: Voxels, box: Box, progress: Progress | None = None) -> Found:
+def _explored(
+    layout: Layout, voxels: Voxels, box: Box, levels: tuple[int, ...], progress: Progress | None
+) -> Found:
     """Posteriors found in a box, and sought again in wider ones where the last cut mass off.
 
     A ridge that runs between the few cells of a search is not seen in all its length.
     """
-    search, final = (cells[layout.dimensions] for cells in (SEARCH_CELLS, FINAL_CELLS))
-    found = _zoomed_all(layout, voxels, box, (search, search, final), progress)
+    found = _zoomed_all(layout, voxels, box, levels, progress)
     for _ in range(_MOST_WIDENED):
         cut, wider = _wider(layout, found)
         if not cut.size:
             break
-        again = _zoomed_all(layout, _some(voxels, cut), wider, (final, final))
+        again = _zoomed_all(layout, _some(voxels, cut), wider, (levels[-1], levels[-1]))
         found = replaced(found, cut, again)
     return found
 
@@ -576,10 +605,10 @@ def places(problem: InverseProblem, found: Found, voxels: Voxels, theta: np.ndar
     """Where parameters ``(p, V)`` lie in the posteriors that `explore_all` found for the voxels."""
     count = theta.shape[1]
     whole = Place(np.empty(count), np.empty(theta.shape))  # type: ignore[arg-type]
-    curved = np.asarray(found.curved)
-    for kind in np.unique(curved):
-        some = np.flatnonzero(curved == kind)
-        layout = Layout(problem, FINAL_CELLS[len(found.box.low)], bool(kind))
+    kinds, which = np.unique([found.cells, found.curved], axis=1, return_inverse=True)
+    for i, (cells, curved) in enumerate(kinds.T):
+        some = np.flatnonzero(which == i)
+        layout = Layout(problem, int(cells), bool(curved))
         arrays = [*found.box, *voxels, theta.astype(voxels.data.dtype)]
         part = over_chunks(
             lambda *c, layout=layout: _place(layout, Box(*c[:2]), Voxels(*c[2:6]), c[6]),
@@ -599,7 +628,7 @@ def published_all(
     least distance over the root of the number of volumes.
     """
     layout = Layout(problem, 1)
-    levels = (FINAL_CELLS[layout.dimensions],)
+    levels = (FINEST_CELLS[layout.dimensions],)
     box = _whole_range(layout, voxels)
     exact = voxels._replace(factor=voxels.factor[:, :0])
     first = _zoomed_all(layout, exact, box, levels)
