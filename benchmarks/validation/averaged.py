@@ -58,7 +58,7 @@ def _one(
 ) -> tuple[np.ndarray, np.ndarray, float]:
     mean = around.mean[:, 0]
     factor = np.linalg.cholesky(around.covariance[:, :, 0] / np.outer(mean, mean))
-    nodes = mesh(_REACH * chebyshev_nodes(_NODES), 2)
+    nodes = mesh([_REACH * chebyshev_nodes(_NODES)] * 2)
     at_nodes = mean[:, None] * np.exp(factor @ nodes)
     known = rng.multivariate_normal(voxel.known[:, 0], voxel.known_covariance[:, :, 0], DRAWS).T
     theta = np.tile(at_nodes, (1, DRAWS)).astype(np.float32)
@@ -67,7 +67,7 @@ def _one(
     axis = _REACH * ((np.arange(_CELLS) + 0.5) * 2 / _CELLS - 1)
     weights = lagrange_matrix(_REACH * chebyshev_nodes(_NODES), axis)
     density, evidence = map(np.asarray, _density(weights, residual, noise))
-    cells = mean[:, None] * np.exp(factor @ mesh(axis, 2))
+    cells = mean[:, None] * np.exp(factor @ mesh([axis] * 2))
     low, high = problem.bounds.T[:, :, None]
     inside = ((cells > low) & (cells < high)).all(axis=0)
     mass = density * inside * cells.prod(axis=0)  # the element of volume in the parameters

@@ -30,6 +30,11 @@ from cestprep.inference.problem import InverseProblem
 from cestprep.inference.refine import Local, Mode, climb, locate, moments, weighted
 from cestprep.inference.residual import departures, fit_measured
 
+#: What the intervals are.
+INTERVAL = (
+    "central interval of the marginal posterior; without refinement, of a Gaussian in "
+    "unconstrained (logit) space"
+)
 #: A density this far (SD of the log-ratio) from the Gaussian of its moments is not Gaussian.
 MOST_DEPARTURE = 1.0
 #: Moments this far (SD) from those their box was made for are sought in another box.
@@ -207,7 +212,7 @@ def _interval(problem: InverseProblem, mean: Any, factor: Any) -> tuple[Array, A
 def _gaussian_nodes(p: int, per_axis: int = 5) -> tuple[np.ndarray, np.ndarray]:
     """Nodes (p, m) and weights (m,) for a standard normal density in p dimensions."""
     x, w = np.polynomial.hermite_e.hermegauss(per_axis)
-    return mesh(x, p), np.prod(mesh(w / w.sum(), p), axis=0)
+    return mesh([x] * p), np.prod(mesh([w / w.sum()] * p), axis=0)
 
 
 @partial(jax.jit, static_argnums=0)

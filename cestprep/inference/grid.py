@@ -108,7 +108,7 @@ def curvable(problem: InverseProblem) -> bool:
 
 def _centres(cells: int, dimensions: int) -> np.ndarray:
     """Cell centres in the unit box, shape (dimensions, cells ** dimensions)."""
-    return mesh((np.arange(cells) + 0.5) / cells, dimensions)
+    return mesh([(np.arange(cells) + 0.5) / cells] * dimensions)
 
 
 def _interpolation(cells: int) -> tuple[np.ndarray, np.ndarray]:
@@ -138,7 +138,7 @@ def _nodes(layout: Layout, low: Array, high: Array, voxel: Voxels) -> Metric:
     """Metric of one voxel at Chebyshev nodes of the box, node axes last."""
     d = layout.dimensions
     nodes, _ = _interpolation(layout.cells)
-    places = mesh(nodes, d)
+    places = mesh([nodes] * d)
     gridded, _ = _coordinates(layout, jnp.asarray(places, low.dtype), low, high)
     many = Voxels(*(jnp.repeat(x[..., None], places.shape[1], axis=-1) for x in voxel))
     carried = likelihood.carried(layout.problem, _full(layout, gridded), many)

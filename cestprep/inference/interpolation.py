@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -11,9 +13,9 @@ def chebyshev_nodes(count: int) -> np.ndarray:
     return nodes
 
 
-def mesh(axis: np.ndarray, dimensions: int) -> np.ndarray:
-    """All combinations of an axis' values, shape (dimensions, values ** dimensions), C order."""
-    return np.stack([m.ravel() for m in np.meshgrid(*[axis] * dimensions, indexing="ij")])
+def mesh(axes: Sequence[np.ndarray]) -> np.ndarray:
+    """All combinations of axes' values, shape (dimensions, combinations), C order."""
+    return np.stack([m.ravel() for m in np.meshgrid(*axes, indexing="ij")])
 
 
 def lagrange_matrix(nodes: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -64,3 +66,43 @@ def solve_lower(lower: Array, rhs: Array) -> Array:
         known = sum((lower[i, j] * found[j] for j in range(i)), jnp.zeros_like(rhs[i]))
         found.append((rhs[i] - known) / lower[i, i])
     return jnp.stack(found)
+
+
+def principal_axes(covariance: Array) -> Array:
+    """Factor of covariances whose columns are the principal axes, longest first.
+
+    Parameters
+    ----------
+    covariance : Array, shape (p, p, V)
+
+    Returns
+    -------
+    Array, shape (p, p, V)
+        Each column is as long as the SD along it, at least 1e-4 of the longest.  By Jacobi's
+        rotations, each of which puts the longer of two axes first.
+    """
+    p = covariance.shape[0]
+    turned = covariance
+    axes = jnp.broadcast_to(jnp.eye(p, dtype=covariance.dtype)[:, :, None], covariance.shape)
+    sweeps = 1 if p == 2 else 2 * p
+    for i, j in list(combinations(range(p), 2)) * sweeps:
+        angle = 0.5 * jnp.arctan2(2 * turned[i, j], turned[i, i] - turned[j, j])
+        cos, sin = jnp.cos(angle), jnp.sin(angle)
+
+        def turn(a: Array, i: int = i, j: int = j, cos: Array = cos, sin: Array = sin) -> Array:
+            return (
+                a.at[:, i]
+                .set(cos * a[:, i] + sin * a[:, j])
+                .at[:, j]
+                .set(cos * a[:, j] - sin * a[:, i])
+            )
+
+        turned = turn(jnp.swapaxes(turn(turned), 0, 1))
+        axes = turn(axes)
+    variance = jnp.einsum("iiv->iv", turned)
+    return axes * jnp.sqrt(jnp.maximum(variance, 1e-8 * jnp.max(variance, axis=0)))
+
+
+def along_axes(axes: Array, vectors: Array) -> Array:
+    """Components of vectors ``(p, ...)`` along principal axes ``(p, p, V)``, in SD."""
+    return jnp.einsum("ij...,i...->j...", axes / jnp.sum(axes**2, axis=0), vectors)

@@ -19,8 +19,7 @@ from cestprep.inference.training import Part, Store, Trained
 
 TITLE = "physics-structured variational autoencoder"
 INTERVAL = (
-    "central interval of the marginal posterior; of a Gaussian in unconstrained (logit) space "
-    "without refinement; in paper mode of one in the parameters themselves, cut at the bounds"
+    f"{answers.INTERVAL}; in paper mode of one in the parameters themselves, cut at the bounds"
 )
 NEEDS_NOISE = True
 

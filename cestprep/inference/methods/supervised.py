@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cestprep.inference import fitting
+from cestprep.inference import answers, fitting
 from cestprep.inference.chunks import Progress
 from cestprep.inference.estimate import Estimate
 from cestprep.inference.methods import psvae
@@ -12,7 +12,7 @@ from cestprep.inference.problem import InverseProblem, Observation
 from cestprep.inference.training import Store, Trained
 
 TITLE = "network trained on simulated signals"
-INTERVAL = "central interval of a Gaussian in unconstrained (logit) space"
+INTERVAL = answers.INTERVAL
 NEEDS_NOISE = True
 
 
