@@ -43,6 +43,12 @@ START = ".. measured by make validate; what follows is generated\n"
 Rows = dict[str, dict[str, Any]]
 
 
+def _alone(study: Callable[..., Rows], *given: Any, **named: Any) -> Rows:
+    """Rows of a study in a process of its own: a process cannot hold the programs of many."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        return process.submit(study, *given, **named).result()
+
+
 def _agreement() -> Rows:
     rows: Rows = {}
     for stage, count in (("mt", 1000), ("amide", 300)):
@@ -55,13 +61,20 @@ def _agreement() -> Rows:
 
 def _coverage(stage: str) -> Rows:
     rows: Rows = {}
-    for snr in (100, 25, 50, 200):
-        for name, row in coverage.study(stage, snr, 4000).items():
+    for snr in (25, 50, 100, 200):
+        for name, row in _alone(coverage.study, stage, snr, 4000).items():
             rows[f"SNR {snr}, {name}"] = row
         print(json.dumps(rows, indent=1), flush=True)
-    for name, row in coverage.elsewhere(stage).items():
-        rows[f"SNR 100, {name}"] = row
     return rows
+
+
+def _elsewhere() -> Rows:
+    return {
+        f"{stage}, {name}": row
+        for study in (coverage.of_brain, coverage.of_bmctool)
+        for stage in ("mt", "amide")
+        for name, row in _alone(study, stage).items()
+    }
 
 
 def _faults() -> Rows:
@@ -77,8 +90,7 @@ def _speed() -> Rows:
     rows: Rows = {}
     peak = 0.0
     for method in whole_brain.METHODS:
-        with ProcessPoolExecutor(1, get_context("spawn")) as process:
-            found = process.submit(whole_brain.rows, wanted=(method,)).result()
+        found = _alone(whole_brain.rows, wanted=(method,))
         peak = max(peak, found.pop("memory")["GB"])
         rows |= found
     return rows | {"memory": {"GB": peak}}
@@ -133,7 +145,6 @@ def _agreement_of(kind: str = "") -> Any:
 _COVERED = (
     *_near("*, grid", 0.02),
     *_near("*, psvae fit", 0.04),
-    *_near("*, BMCTool", 0.05),
     ("*, grid, errors of maps ignored", "95 %", "<=", 0.80),
     ("*, grid", "least p of ranks", ">=", 0.01),
     ("*, psvae fit", "least p of ranks", ">=", 0.01),
@@ -175,6 +186,13 @@ SECTIONS = {
         "The same; detection limit 0.04 1/s at SNR 100.",
         partial(_coverage, "amide"),
         _COVERED,
+    ),
+    "coverage-elsewhere": Section(
+        "Coverage, other truths and signals",
+        "Truths of white and grey matter, which the prior does not expect to be so alike: no "
+        "limits. Signals of BMCTool, truths from the prior, errors of the maps. SNR 100.",
+        _elsewhere,
+        _near("*, BMCTool", 0.05),
     ),
     "transfer": Section(
         "Transfer between two simulated subjects",

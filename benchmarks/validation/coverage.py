@@ -135,25 +135,33 @@ def study(stage: str, snr: float, count: int, seed: int = 3) -> dict[str, Row]:
     return rows
 
 
-def elsewhere(stage: str, count: int = 400, seed: int = 5, snr: float = 100.0) -> dict[str, Row]:
-    """Truths of white and grey matter, and signals of BMCTool."""
-    psvae = methods.load("psvae")
+def of_brain(stage: str, count: int = 4000, seed: int = 5, snr: float = 100.0) -> dict[str, Row]:
+    """Truths of white and grey matter; of the grid, some of them."""
     problem = cases.problem(stage)
-    truth = cases.brain(problem, 10 * count, seed)
+    truth = cases.brain(problem, count, seed)
     observation = cases.observe(problem, truth, cases.engine(problem, truth), snr, seed)
-    learned = solving.learn(psvae, problem, observation)
-    everywhere = np.ones(10 * count, bool)
-    found = of_psvae(problem, observation, truth.theta, learned, everywhere, refine=True)
-    some = observation.take(np.arange(count))
-    rows = {"psvae fit, WM and GM": found[""],
-            "grid, WM and GM": of_grid(problem, some, truth.theta[:, :count])}  # fmt: skip
+    return _of_both(problem, observation, truth.theta, np.ones(count, bool), "WM and GM")
+
+
+def of_bmctool(stage: str, count: int = 400, seed: int = 5, snr: float = 100.0) -> dict[str, Row]:
+    """Signals of BMCTool."""
     problem, sequence = bmctool_signals.problem(stage)
     truth = bmctool_signals.truth(problem, count, seed)
     clean = bmctool_signals.signals(problem, sequence, truth)
     observation = cases.observe(problem, truth, clean, snr, seed)
-    learned = solving.learn(psvae, problem, observation)
     visible = truth.theta[0] * truth.theta[1] > cases.DETECTION_LIMIT[stage]
-    found = of_psvae(problem, observation, truth.theta, learned, visible, refine=True)
-    rows["psvae fit, BMCTool"] = found[""]
-    rows["grid, BMCTool"] = of_grid(problem, observation, truth.theta)
-    return rows
+    return _of_both(problem, observation, truth.theta, visible, "BMCTool")
+
+
+def _of_both(
+    problem: InverseProblem,
+    observation: Observation,
+    theta: np.ndarray,
+    visible: np.ndarray,
+    name: str,
+) -> dict[str, Row]:
+    learned = solving.learn(methods.load("psvae"), problem, observation)
+    found = of_psvae(problem, observation, theta, learned, visible, refine=True)
+    few = np.arange(min(theta.shape[1], _FEW))
+    reference = of_grid(problem, observation.take(few), theta[:, few])
+    return {f"psvae fit, {name}": found[""], f"grid, {name}": reference}
