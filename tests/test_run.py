@@ -97,6 +97,7 @@ def test_every_image_has_a_sidecar_with_units_and_no_nan(done):
             assert fields["Model"]["Solver"] == "reduced"
             assert fields["Model"]["MTConvention"] == "z"
             assert fields["Model"]["NoiseSource"] == "residual"
+            assert "NoiseSD" not in fields["Model"]
             stage_one = ["semisolid.fraction", "semisolid.k_exchange"]
             assert fields["Model"]["Propagated"] == ([] if "acq-mt_" in path.name else stage_one)
             assert fields["Estimator"]["Name"] == "voxelwise"
@@ -112,6 +113,8 @@ def sidecar(root, name):
 def test_given_noise_and_no_propagation_are_on_record(plain):
     model = sidecar(plain, "param-fss")["Model"]
     assert (model["NoiseSource"], model["Propagated"]) == ("option", [])
+    assert model["NoiseSD"] == 20
+    assert model["ResidualSD"] == pytest.approx(10, rel=0.15)  # the SD of the noise that is there
     page = (plain / "out/sub-01_ses-01.html").read_text()
     assert "20 in arbitrary units of the series, was given by the option --noise-sd" in page
     assert "(--no-propagate), so intervals are too narrow" in page

@@ -268,12 +268,16 @@ def _sources(sink: Sink, session: SessionPlan, plan: StagePlan) -> list[str]:
     return [sink.uri(path) for path in sources]
 
 
+def _known(**fields: float | None) -> dict[str, float]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
 def stage_fields(
     sink: Sink,
     session: SessionPlan,
     plan: StagePlan,
     voxels_by_solver: Mapping[str, int],
-    noise_source: str,
+    record: Record,
     algorithm: str,
 ) -> dict[str, Any]:
     """Sidecar fields that all maps of a stage share; ``algorithm`` says the method in words."""
@@ -294,7 +298,8 @@ def stage_fields(
             "Solver": "+".join(voxels_by_solver),
             "SolverVoxels": voxels_by_solver,
             "Normalization": problem.normalization,
-            "NoiseSource": noise_source,
+            "NoiseSource": record.noise_source,
+            **_known(NoiseSD=record.noise_sd, ResidualSD=record.residual_sd),
             "Propagated": propagated_parameters(session, plan),
             "AssumedNominal": [a.quantity for a in session.auxiliary if not a.image],
         },
@@ -351,9 +356,7 @@ def write_stage(
     """Write all maps of a stage with sidecars; returns the paths of all files."""
     like = load_image(session.mask)
     inside = np.asarray(like.dataobj) > 0
-    fields = stage_fields(
-        sink, session, plan, estimate.voxels_by_solver, record.noise_source, method.TITLE
-    )
+    fields = stage_fields(sink, session, plan, estimate.voxels_by_solver, record, method.TITLE)
     written = []
     for output in stage_outputs(plan, estimate, record, method.INTERVAL):
         path = sink.map_path(session, plan, output.suffix, **output.entities)

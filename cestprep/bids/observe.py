@@ -94,6 +94,10 @@ def load_estimate(path: Path) -> Estimate:
         return Estimate(**stored)
 
 
+#: Noise and residuals that differ by more than this factor contradict each other.
+_MOST_APART = 3.0
+
+
 @dataclass(frozen=True)
 class Record:
     """What sidecars and report say of a fit beside its estimate.
@@ -104,28 +108,53 @@ class Record:
         As in `Observation`.
     noise_sd : float or None
         SD of one volume in the units of the series; None where the source is the residual.
+    residual_sd : float or None
+        What the fit left, as `cestprep.inference.residual.residual_sd`; None where nothing was.
     normalization : mapping
         Fields of `Comparison`; empty where there is none.
     """
 
     noise_source: str
     noise_sd: float | None
+    residual_sd: float | None
     normalization: Mapping[str, Any]
 
     @classmethod
-    def of(cls, observation: Observation, comparison: Comparison | None) -> Record:
+    def of(
+        cls, observation: Observation, comparison: Comparison | None, residual_sd: float | None
+    ) -> Record:
         """The record of a fit to an observation."""
         sd = None if observation.noise_sd is None else float(observation.noise_sd[0])
-        return cls(observation.noise_source, sd, asdict(comparison) if comparison else {})
+        compared = asdict(comparison) if comparison else {}
+        return cls(observation.noise_source, sd, residual_sd, compared)
+
+    @property
+    def doubt(self) -> str:
+        """A sentence where the noise is far from what the fit left, else nothing."""
+        if not self.noise_sd or not self.residual_sd:
+            return ""
+        ratio = self.residual_sd / self.noise_sd
+        if 1 / _MOST_APART < ratio < _MOST_APART:
+            return ""
+        return (
+            f"The noise ({self.noise_source}) has an SD of {self.noise_sd:.4g}, but fits leave "
+            f"residuals of {self.residual_sd:.4g}: either the noise is not in the units of the "
+            "series, or the model does not describe it."
+        )
 
 
 def save_record(path: Path, record: Record) -> Path:
     """Keep a record as JSON (atomically)."""
-    noise = {"source": record.noise_source, "sd": record.noise_sd}
+    noise = {
+        "source": record.noise_source,
+        "sd": record.noise_sd,
+        "residual_sd": record.residual_sd,
+    }
     return write_json(path, {"normalization": dict(record.normalization), "noise": noise})
 
 
 def load_record(path: Path) -> Record:
     """Read what `save_record` wrote."""
     content = read_json(path)
-    return Record(content["noise"]["source"], content["noise"]["sd"], content["normalization"])
+    noise = content["noise"]
+    return Record(noise["source"], noise["sd"], noise["residual_sd"], content["normalization"])

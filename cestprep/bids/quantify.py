@@ -22,6 +22,7 @@ from cestprep.inference.chunks import Progress
 from cestprep.inference.estimate import Estimate, Validity
 from cestprep.inference.normalization import compare_normalizations
 from cestprep.inference.problem import InverseProblem, Observation
+from cestprep.inference.residual import residual_sd
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def quantify(
     codes = np.where(usable, Validity.OK, Validity.MISSING_AUXILIARY)
     estimate = Estimate.blank(len(plan.stage.free), plan.problem.protocol.n_volumes, codes)
     if not usable.any():
-        return Quantified(estimate, Record.of(observation, None), None)
+        return Quantified(estimate, Record.of(observation, None, None), None)
     method, options, problem = methods.load(how.method), how.settings(), plan.problem
     seen = solving.prepared(method, problem, observation.take(usable))
     network = _network(session, plan, seen, how, progress)
@@ -84,7 +85,8 @@ def quantify(
     estimate = estimate.fill(usable, part)
     comparison = compare_normalizations(problem, seen, part, method, options, how.seed)
     trained_here = network if how.mode == "fit" else None
-    return Quantified(estimate, Record.of(observation, comparison), trained_here)
+    left = residual_sd(problem, part, seen.data)
+    return Quantified(estimate, Record.of(observation, comparison, left), trained_here)
 
 
 def _network(

@@ -107,7 +107,7 @@ def local_posteriors(
 ) -> tuple[Mode, Local]:
     """Modes and moments of the posteriors near first answers ``(p, F)``, unconstrained."""
     mode = _to_modes(measured, voxels, first, phase(progress, "refinement"))
-    return mode, _all_moments(measured.problem, voxels, mode, phase(progress, "moments"))
+    return mode, _all_moments(measured.problem, voxels, mode, progress)
 
 
 def places(problem: InverseProblem, voxels: Voxels, local: Local, theta: np.ndarray) -> Place:
@@ -176,22 +176,22 @@ def _all_moments(
     """Moments in a box around the mode, or around the first moments where it does not fit them."""
     size = voxels_per_chunk(problem, None, mode.u.dtype)
 
-    def run(chosen: Voxels, u: Any, factor: Any, progress: Progress | None) -> Local:
+    def run(chosen: Voxels, u: Any, factor: Any) -> Local:
         found: Local = over_chunks(
             lambda *chunk: moments(problem, Voxels(*chunk[:4]), *chunk[4:]),
             [*chosen, u, factor],
             size,
-            progress,
+            phase(progress, "moments"),
         )
         return found
 
-    local = run(voxels, mode.u, mode.factor, progress)
+    local = run(voxels, mode.u, mode.factor)
     for _ in range(_BOXES - 1):
         moved = np.flatnonzero(local.moved > _MOST_MOVED)
         if not moved.size:
             break
         u, factor = local.u_mean[:, moved], local.u_factor[:, :, moved]
-        again = run(_some(voxels, moved), u, factor, None)
+        again = run(_some(voxels, moved), u, factor)
         local = replaced(local, moved, again._replace(scores=local.scores[:, moved]))
     return local
 

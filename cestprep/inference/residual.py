@@ -11,6 +11,7 @@ import numpy as np
 
 from cestprep.inference import least_squares, likelihood, linalg
 from cestprep.inference.chunks import Progress, over_chunks, voxels_per_chunk
+from cestprep.inference.estimate import USABLE, Estimate, Validity
 from cestprep.inference.likelihood import Departure, Voxels
 from cestprep.inference.measured import Measured
 from cestprep.inference.problem import InverseProblem, Observation
@@ -68,6 +69,23 @@ def with_noise(problem: InverseProblem, observation: Observation) -> Observation
     good = np.asarray(fit.converged)
     pooled = float(np.median(sd[good] if good.any() else sd))
     return replace(observation, noise_sd=np.full(observation.data.shape[1], pooled))
+
+
+def residual_sd(problem: InverseProblem, estimate: Estimate, data: np.ndarray) -> float | None:
+    """SD of residuals with n - p degrees of freedom, median over voxels with a fit; else None.
+
+    Parameters
+    ----------
+    problem : InverseProblem
+    estimate : Estimate
+    data : ndarray, shape (n, V)
+        What was fitted; the result is in its units.
+    """
+    fitted = np.isin(estimate.validity, (*USABLE, Validity.MISFIT))
+    if not fitted.any():
+        return None
+    away = np.linalg.norm((estimate.fitted - data)[:, fitted], axis=0)
+    return float(np.median(away) / np.sqrt(least_squares.degrees_of_freedom(problem)))
 
 
 def voxels_of(measured: Measured) -> Voxels:

@@ -68,7 +68,8 @@ class FitStage(SimpleInterface):
         if not found.estimate.valid.any():
             meanings = levels(found.record.noise_source)
             reasons = {meanings[Validity(c)] for c in np.unique(found.estimate.validity)}
-            raise RuntimeError(f"no voxel could be estimated ({'; '.join(sorted(reasons))})")
+            why = f"no voxel could be estimated ({'; '.join(sorted(reasons))}). {found.record.doubt}"
+            raise RuntimeError(why.strip())
         folder = Path(runtime.cwd)
         self._results["record"] = str(save_record(folder / "record.json", found.record))
         saved = save_estimate(folder / "estimate.npz", found.estimate)

@@ -218,7 +218,7 @@ def _noise_sentence(record: Record) -> str:
         f"The SD of the noise of one volume, {record.noise_sd:.4g} in arbitrary units of the "
         f"series, {_NOISE_SOURCES[record.noise_source]}, independently of the fit; voxels whose "
         "residual, as a whole or along what an error of one map would cause, it explains with a "
-        f"probability below {MISFIT_P:g} are flagged as misfit."
+        f"probability below {MISFIT_P:g} are flagged as misfit. {record.doubt}"
     )
 
 

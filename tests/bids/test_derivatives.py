@@ -6,6 +6,7 @@ import pytest
 import sessions
 
 from cestprep.bids.derivatives import Sink, levels, stage_fields
+from cestprep.bids.observe import Record
 from cestprep.inference.estimate import LEVELS, Validity
 from cestprep.inference.noise import RESIDUAL
 
@@ -20,7 +21,8 @@ def dataset(tmp_path_factory):
 def fields(root, stage, source=RESIDUAL, **options):
     planned = sessions.plan(root, **options)
     sink = Sink(root / "out", {"raw": root}, "voxelwise")
-    return stage_fields(sink, planned, planned.stage(stage), {"reduced": 1}, source, "fit")
+    record = Record(source, None if source == RESIDUAL else 12.5, 13.5, {})
+    return stage_fields(sink, planned, planned.stage(stage), {"reduced": 1}, record, "fit")
 
 
 def test_propagated_uncertainty_is_listed(dataset):
@@ -41,7 +43,9 @@ def test_sources_are_what_was_used(dataset):
 
 def test_source_of_noise(dataset):
     for source in ("option", "background", "repeated M0", RESIDUAL):
-        assert fields(dataset, "mt", source)["Model"]["NoiseSource"] == source
+        model = fields(dataset, "mt", source)["Model"]
+        assert (model["NoiseSource"], model["ResidualSD"]) == (source, 13.5)
+        assert model.get("NoiseSD") == (None if source == RESIDUAL else 12.5)
 
 
 def test_meaning_of_misfit_depends_on_the_noise():

@@ -193,9 +193,19 @@ def test_record_round_trip(pristine, tmp_path):
     observation, _ = observed(pristine, noise_sd={"mt": 12.5})
     comparison = Comparison(3, {"m0": [0.1, 30.0]})
     for record in (
-        Record.of(observation, comparison),
-        Record.of(replace(observation, noise_sd=None, noise_source=RESIDUAL), None),
+        Record.of(observation, comparison, 13.5),
+        Record.of(replace(observation, noise_sd=None, noise_source=RESIDUAL), None, None),
     ):
         assert load_record(save_record(tmp_path / "record.json", record)) == record
-    assert Record.of(observation, comparison).noise_sd == 12.5
+    assert Record.of(observation, comparison, 13.5).noise_sd == 12.5
     assert record.noise_sd is None
+
+
+@pytest.mark.parametrize(("left", "doubted"), [(13.5, False), (40.0, True), (4.0, True)])
+def test_noise_that_contradicts_the_residual_is_doubted(left, doubted):
+    """In a sentence that names both."""
+    found = Record("option", 12.5, left, {}).doubt
+    assert bool(found) is doubted
+    assert not doubted or ("12.5" in found and f"{left:.4g}" in found)
+    assert not Record(RESIDUAL, None, left, {}).doubt
+    assert not Record("option", 12.5, None, {}).doubt
