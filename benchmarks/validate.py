@@ -176,8 +176,9 @@ SECTIONS = {
         "Share of truths inside regions of 50, 80 and 95 %; truths from the prior, signals of the "
         "independent oracle, errors of the maps drawn from their SDs and propagated. Of psvae the "
         "voxels above the detection limit count (f k of the truth above 0.25 1/s at SNR 100, in "
-        "proportion to the noise); the rest is below. Nothing of this is published; the papers' "
-        "own methods, in paper mode, are beside it.",
+        "proportion to the noise); the rest is below. Ranks are those of all voxels: truths chosen "
+        "by their value have no uniform ones, however good the posterior. Nothing of this is "
+        "published; the papers' own methods, in paper mode, are beside it.",
         partial(_coverage, "mt"),
         _COVERED,
     ),

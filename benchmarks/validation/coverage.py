@@ -62,7 +62,10 @@ def of_psvae(
     *,
     refine: bool,
 ) -> dict[str, Row]:
-    """Coverage and ranks of `psvae`, of voxels above the detection limit and of the rest."""
+    """Coverage of `psvae` above the detection limit and below, and ranks of all voxels.
+
+    Truths chosen by their value have no uniform ranks, however good the posterior.
+    """
     measured = Measured.of(problem, observation)
     voxels = voxels_of(measured)
     mean, factor = infer(learned.network, voxels)
@@ -78,7 +81,7 @@ def of_psvae(
     options = dataclasses.replace(psvae.Options(), refine=refine)
     found = solving.estimate(psvae, problem, observation, 0, None, options, learned)
     flagged = found.validity != Validity.OK
-    rows = {"": shares(level[visible], ranks[:, visible])}
+    rows = {"": shares(level[visible], ranks)}
     rows[""]["flagged"] = float(flagged[visible].mean())
     if not visible.all():
         rows[", below the limit"] = shares(level[~visible])
