@@ -141,7 +141,7 @@ def _to_modes(
     mode = _climb(problem, voxels, first, _FIRST_STEPS, progress)
     slow = np.flatnonzero(~mode.converged)
     if slow.size:
-        again = _climb(problem, _some(voxels, slow), mode.u[:, slow], _MORE_STEPS)
+        again = _climb(problem, voxels.take(slow), mode.u[:, slow], _MORE_STEPS)
         mode = replaced(mode, slow, again)
     poor = np.flatnonzero(~mode.converged | misfits(measured, mode.chi2))
     if not poor.size:
@@ -149,7 +149,7 @@ def _to_modes(
     fit = fit_measured(measured.take(poor), least_squares.Options())
     size = voxels_per_chunk(problem, None, measured.data.dtype)
     start = over_chunks(partial(_to_u, problem), [fit.theta], size)  # alike in any company
-    other = _climb(problem, _some(voxels, poor), start, _MORE_STEPS)
+    other = _climb(problem, voxels.take(poor), start, _MORE_STEPS)
     old = mode.converged[poor], mode.chi2[poor]
     better = other.converged & (~old[0] | (other.chi2 < old[1]))
     chosen: Mode = replaced(mode, poor[better], jax.tree.map(lambda x: x[..., better], other))
@@ -164,10 +164,6 @@ def misfits(measured: Measured, chi2: Any) -> np.ndarray:
     if measured.thermal:
         return distance_probability(measured.problem, chi2) < MISFIT_P
     return high_nrmse(np.sqrt(chi2), np.isfinite(chi2))
-
-
-def _some(voxels: Voxels, chosen: np.ndarray) -> Voxels:
-    return Voxels(*(np.asarray(x)[..., chosen] for x in voxels))  # type: ignore[arg-type]
 
 
 def _all_moments(
@@ -191,7 +187,7 @@ def _all_moments(
         if not moved.size:
             break
         u, factor = local.u_mean[:, moved], local.u_factor[:, :, moved]
-        again = run(_some(voxels, moved), u, factor)
+        again = run(voxels.take(moved), u, factor)
         local = replaced(local, moved, again._replace(scores=local.scores[:, moved]))
     return local
 

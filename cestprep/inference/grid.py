@@ -236,7 +236,7 @@ def _finer(
     """Posteriors sought again where they were too thin, and taken where they no longer are so."""
     thin = np.flatnonzero(found.thin)
     there = Box(*(x[:, thin] for x in box))
-    again = _explored(layout, _some(voxels, thin), there, levels, progress)
+    again = _explored(layout, voxels.take(thin), there, levels, progress)
     better = again.summary.cells_in_region > found.summary.cells_in_region[thin]
     merged: Found = replaced(found, thin[better], jax.tree.map(lambda x: x[..., better], again))
     return merged
@@ -254,7 +254,7 @@ def _explored(
         cut, wider = _wider(layout, found)
         if not cut.size:
             break
-        again = _zoomed_all(layout, _some(voxels, cut), wider, (levels[-1], levels[-1]))
+        again = _zoomed_all(layout, voxels.take(cut), wider, (levels[-1], levels[-1]))
         found = replaced(found, cut, again)
     return found
 
@@ -278,10 +278,6 @@ def _limits(layout: Layout) -> np.ndarray:
         return ends
     logs = np.log(np.maximum(ends, 1e-12))
     return np.stack([logs.sum(axis=1), logs[:, 1]], axis=1)
-
-
-def _some(voxels: Voxels, chosen: np.ndarray) -> Voxels:
-    return Voxels(*(x[..., chosen] for x in voxels))
 
 
 def places(problem: InverseProblem, found: Found, voxels: Voxels, theta: np.ndarray) -> Place:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from cestprep.inference import linalg
@@ -37,6 +38,10 @@ class Voxels(NamedTuple):
     known: Array
     factor: Array
     noise: Array
+
+    def take(self, chosen: np.ndarray) -> Voxels:
+        """Some of the voxels, by index."""
+        return Voxels(*(x[..., chosen] for x in self))
 
 
 class Metric(NamedTuple):

@@ -303,11 +303,11 @@ def moments(problem: InverseProblem, voxels: Voxels, u: Array, factor: Array) ->
     u_mean, u_covariance = weighted(cells.u, cells.weight)
     u_factor = linalg.principal_axes(u_covariance)
     lower, upper = _interval(cells, u, factor)
-    theta = unconstrained.to_theta(problem, jnp.moveaxis(cells.u, 0, 1))
+    theta = jax.vmap(partial(unconstrained.to_theta, problem))(cells.u)
     return Local(
         u_mean,
         u_factor,
-        *weighted(jnp.moveaxis(theta, 1, 0), cells.weight),
+        *weighted(theta, cells.weight),
         unconstrained.to_theta(problem, lower),
         unconstrained.to_theta(problem, upper),
         _departure(cells, u_mean, u_factor),
@@ -318,8 +318,8 @@ def moments(problem: InverseProblem, voxels: Voxels, u: Array, factor: Array) ->
 
 def _moved(shift: Array, covariance: Array, factor: Array) -> Array:
     p = shift.shape[0]
-    inverse = factor / jnp.sum(factor**2, axis=0)
-    white = jnp.einsum("iav,ijv,jbv->abv", inverse, covariance, inverse)
+    half = linalg.along_axes(factor, covariance)
+    white = linalg.along_axes(factor, jnp.swapaxes(half, 0, 1))
     grown = 0.5 * jnp.max(jnp.abs(white - jnp.eye(p)[:, :, None]), axis=(0, 1))
     return jnp.maximum(grown, jnp.max(jnp.abs(linalg.along_axes(factor, shift)), axis=0))
 
