@@ -25,6 +25,8 @@ from typing import Any
 
 import numpy as np
 
+from cestprep.resources import compile_quickly
+
 HERE = Path(__file__).resolve().parent
 SOLVERS, POOLS = ("reduced", "general"), (2, 3)
 TASKS = {
@@ -319,8 +321,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def _one_problem(options: argparse.Namespace, pools: int) -> dict[str, list[dict[str, Any]]]:
     workers = {solver: Worker(_job(options, solver, pools)) for solver in SOLVERS}
     if options.prototype:
-        flags = "--xla_cpu_use_fusion_emitters=false"
-        workers["prototype"] = Worker(_job(options, "prototype", pools), XLA_FLAGS=flags)
+        workers["prototype"] = Worker(_job(options, "prototype", pools))
     if options.baseline:
         workers["baseline"] = Worker(_job(options, "baseline", pools), NPROC="1")
     speed = _speed(options, pools, workers)
@@ -487,6 +488,7 @@ def main() -> int:
         options.memory_voxels = options.voxels if options.quick else MEMORY_VOXELS
     if options.prototype:
         options.prototype = str(Path(options.prototype).resolve())
+    compile_quickly()  # as the programs do
     result = measure(options)
     print(table_of(result))
     if options.json:

@@ -37,6 +37,7 @@ def use_device(name: str) -> None:
     UsageError
         For "gpu" if JAX sees none.
     """
+    resources.compile_quickly()
     if name == "cpu":
         resources.set_platforms(resources.CPU.platforms)
         return
