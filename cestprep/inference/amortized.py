@@ -56,7 +56,7 @@ def simulate(
     dtype = np.asarray(like.data).dtype
     theta = sampler.draw_prior(problem, count, rng).astype(dtype)
     voxels = sampler.draw_voxels(like, count, rng)
-    known = sampler.draw_truth(voxels, rng)
+    known = sampler.draw_truth(problem, voxels, rng)
     size = voxels_per_chunk(problem, None, dtype)
     run = partial(_normalized, problem)
     clean, theta = over_chunks(run, [theta, known], size, progress)

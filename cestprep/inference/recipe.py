@@ -231,12 +231,17 @@ LIMITS = {
 }
 
 
+def physical_limits(parameter: str) -> tuple[float, float]:
+    """Least and greatest value a parameter can have, in package units."""
+    return LIMITS[_kind(parameter)]
+
+
 def _kind(parameter: str) -> str:
     return parameter.rpartition(".")[2]
 
 
 def _check_range(parameter: str, low: float, high: float, where: str) -> None:
-    least, most = LIMITS[_kind(parameter)]
+    least, most = physical_limits(parameter)
     if low < least or high > most:
         raise RecipeError(
             f"{where}: {low:g} to {high:g} {parameter_unit(parameter)} is outside the physical "

@@ -141,6 +141,11 @@ def train(
     key : Array
         The same key gives the same network, interrupted or not.
     part : Part
+
+    Raises
+    ------
+    FloatingPointError
+        If the loss is not finite; such weights answer nothing.
     """
     optimizer = _optimizer(schedule)
     per_check = max(1, schedule.steps // schedule.checks)
@@ -174,7 +179,12 @@ def train(
         done = int(run.checked) * per_check
         keys = jax.random.split(jax.random.fold_in(key, done), per_check)
         moved, state, value = advance(run.weights, run.optimizer, data, keys)
-        run = _checked(run, moved, state, float(value), float(check(moved, kept_aside)))
+        held_out = float(check(moved, kept_aside))
+        if not np.isfinite(held_out):
+            raise FloatingPointError(
+                f"training ({part.name}): the loss is {held_out} after {done} steps"
+            )
+        run = _checked(run, moved, state, float(value), held_out)
         if part.progress is not None:
             part.progress(done + per_check, per_check * schedule.checks)
         if part.store is not None:

@@ -6,6 +6,7 @@ import numpy as np
 
 from cestprep.inference.likelihood import Voxels
 from cestprep.inference.problem import InverseProblem
+from cestprep.inference.recipe import physical_limits
 from cestprep.phantom.head import TISSUES
 
 #: Known values of a draw are those of one voxel plus this much of the difference of two others.
@@ -39,11 +40,17 @@ def draw_voxels(voxels: Voxels, count: int, rng: np.random.Generator) -> Voxels:
     return Voxels(*(np.asarray(x, known.dtype) for x in parts))  # type: ignore[arg-type]
 
 
-def draw_truth(voxels: Voxels, rng: np.random.Generator) -> np.ndarray:
-    """True known parameters given their measured values and errors, shape (q, V)."""
+def draw_truth(problem: InverseProblem, voxels: Voxels, rng: np.random.Generator) -> np.ndarray:
+    """True known parameters given their measured values and errors, shape (q, V).
+
+    What errors carry past a physical limit is reflected there: signals of a negative rate grow
+    without end.
+    """
     drawn = rng.standard_normal(voxels.factor.shape[1:])
-    truth: np.ndarray = voxels.known + np.einsum("qrv,rv->qv", np.asarray(voxels.factor), drawn)
-    return truth.astype(np.asarray(voxels.known).dtype)
+    truth = np.asarray(voxels.known) + np.einsum("qrv,rv->qv", np.asarray(voxels.factor), drawn)
+    low, high = np.array([physical_limits(name) for name in problem.known_parameters]).T[..., None]
+    inside: np.ndarray = np.clip(low + np.abs(truth - low), low, high)
+    return inside.astype(np.asarray(voxels.known).dtype)
 
 
 def draw_tissue(count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:

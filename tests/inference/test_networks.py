@@ -10,8 +10,9 @@ import numpy as np
 import problems
 import pytest
 
-from cestprep.inference import answers, unconstrained
+from cestprep.inference import amortized, answers, unconstrained
 from cestprep.inference.estimate import Validity
+from cestprep.inference.likelihood import Voxels
 from cestprep.inference.measured import Measured
 from cestprep.inference.methods import psvae, supervised
 from cestprep.inference.network import infer
@@ -50,6 +51,20 @@ def learned():
 @pytest.fixture(scope="module")
 def unseen():
     return drawn(600, seed=50)
+
+
+def test_voxels_are_simulated_within_physical_limits():
+    """Half of the draws of an uncertain rate would be below zero, where signals have no end."""
+    problem = problems.problem("amide", pulsed=True, frequency_mhz=127.73)
+    known = problems.known(problem, 50)
+    rate = problem.known_parameters.index("semisolid.k_exchange")
+    factor = np.zeros((len(known), len(known), 50))
+    factor[rate, rate] = 5 * known[rate]
+    arrays = (np.zeros((31, 50)), known, factor, np.full(50, 0.01))
+    voxels = Voxels(*(x.astype(np.float32) for x in arrays))
+    drawn = amortized.simulate(problem, voxels, 500, seed=0)
+    assert np.isfinite(drawn.clean).all()
+    assert drawn.clean.max() <= 1
 
 
 def test_regions_of_unseen_voxels_hold_the_truth(learned, unseen):

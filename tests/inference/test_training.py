@@ -46,6 +46,11 @@ def test_the_best_weights_come_back_and_a_plateau_stops():
     assert held_out[-1] > min(held_out) + 0.1
 
 
+def test_weights_that_answer_nothing_are_no_result():
+    with pytest.raises(FloatingPointError, match=r"x.*nan after 0 steps"):
+        run(training.Schedule(100), target=np.nan)
+
+
 class KilledError(Exception):
     """Stands for a kill between two checks."""
 
