@@ -43,8 +43,15 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> Path:
-    """Write JSON atomically."""
-    return write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    """Write JSON atomically.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite: JSON has no such numbers.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    return write_text(path, text + "\n")
 
 
 def write_image(path: Path, data: np.ndarray, like: nib.Nifti1Image) -> Path:
@@ -69,7 +76,7 @@ def read_json(path: Path) -> dict[str, Any]:
         If the file cannot be read or is not a JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     except (OSError, ValueError, RecursionError) as exc:
         raise InputError(
             Fault(path, f"cannot be read as JSON ({exc})", "Mend or replace the file")
@@ -79,6 +86,10 @@ def read_json(path: Path) -> dict[str, Any]:
             Fault(path, "holds no JSON object", 'Write the fields as {"Name": value, ...}')
         )
     return content
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def load_image(path: Path) -> nib.Nifti1Image:

@@ -74,7 +74,10 @@ BREAKAGES = {
     "zero volume": (change_image(SERIES, put(0, (..., 5))), "volumes 6 are zero"),
     "5D series": (change_image(SERIES, lambda d: d[..., None]), "has 5 axes"),
     "complex": (change_image(SERIES, lambda d: d * (1 + 1j)), "expected real numbers"),
-    "field NaN": (change_json(SERIES, MagneticFieldStrength=float("nan")), "is for 7 T"),
+    "field NaN": (
+        change_json(SERIES, MagneticFieldStrength=float("nan")),
+        "NaN is no number of JSON",
+    ),
     "unit of a list": (change_json(T1, Units=["s"]), "Units is"),
     "B0 in Hz called ppm": (change_json(B0, Units="ppm"), "most voxels lie outside"),
     "negative SD": (sd_of_t1(lambda d: -d), "no map of standard deviations"),
