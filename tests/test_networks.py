@@ -135,7 +135,15 @@ USAGE = {
     "fit of one": (("--mode", "fit", "--checkpoint", "."), "trains networks"),
     "unknown option": (("--method-option", "stepz=3"), "no such option"),
     "wrong value": (("--method-option", "steps=many"), "expected a whole number"),
-    "too few steps": (("--method-option", "steps=1"), "steps=1: expected at least 2"),
+    "no number": (
+        ("--method", "nbmf", "--method-option", "parameter_noise=inf"),
+        "a finite number",
+    ),
+    "more than memory holds": (
+        ("--method-option", "simulated=100000000000"),
+        "expected 1 to 10000000",
+    ),
+    "too few steps": (("--method-option", "steps=1"), "steps=1: expected 2 to 10000000"),
     "no pair": (("--method-option", "steps"), "NAME=VALUE"),
 }
 

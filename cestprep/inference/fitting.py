@@ -16,9 +16,10 @@ from cestprep.inference.chunks import Progress, phase
 from cestprep.inference.likelihood import Voxels
 from cestprep.inference.measured import Measured
 from cestprep.inference.network import Network, features, infer
+from cestprep.inference.options import within
 from cestprep.inference.problem import InverseProblem, Observation
 from cestprep.inference.residual import voxels_of
-from cestprep.inference.training import Part, Schedule, Store, Trained, at_least, train
+from cestprep.inference.training import Part, Schedule, Store, Trained, train
 
 #: With fewer voxels a subject's own say too little to train on.
 FEWEST_VOXELS = 20
@@ -49,10 +50,10 @@ class Options:
     refine: bool = True
 
     def __post_init__(self) -> None:
-        at_least(2, steps=self.steps)  # the learning rate rises, then falls
-        at_least(1, simulated=self.simulated, batch=self.batch)
-        if self.own_steps:
-            at_least(2, own_steps=self.own_steps)
+        within(2, 1e7, steps=self.steps)  # the learning rate rises, then falls
+        within(1, 1e7, simulated=self.simulated)
+        within(1, 1e5, batch=self.batch)
+        within(2, 1e7, own_steps=self.own_steps or None)
 
 
 def learn(

@@ -18,6 +18,7 @@ from jax import Array
 from scipy.stats import qmc
 
 from cestprep.inference import linalg
+from cestprep.inference.options import within
 from cestprep.inference.problem import InverseProblem
 
 
@@ -43,6 +44,13 @@ class Options:
     max_iterations: int = 40
     converged_sd: float = 0.05
     chunk_memory_mb: float | None = None
+
+    def __post_init__(self) -> None:
+        within(1, 1e4, n_starts=self.n_starts)
+        within(self.n_starts, 1e5, n_screened=self.n_screened)
+        within(1, 1e4, max_iterations=self.max_iterations)
+        within(1e-6, 1, converged_sd=self.converged_sd)
+        within(1e-3, 1e6, chunk_memory_mb=self.chunk_memory_mb)
 
 
 #: Damping at which a voxel is left alone: no step improves it any more in this arithmetic.

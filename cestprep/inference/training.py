@@ -46,13 +46,6 @@ class Schedule:
     patience: int = 12
 
 
-def at_least(least: int, **options: int) -> None:
-    """Raise ValueError where an option is less than it may be."""
-    for name, value in options.items():
-        if value < least:
-            raise ValueError(f"{name}={value}: expected at least {least}")
-
-
 class Store(Protocol):
     """Where interrupted training is kept, by name."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, Protocol, cast
 
@@ -96,11 +96,11 @@ def options_of(name: str, given: Mapping[str, str]) -> Any:
         if key not in kinds:
             known = ", ".join(kinds) or "none"
             raise ValueError(f"{key}={text}: {name} has no such option; it has {known}")
+        read, expected = _READERS[kinds[key]]
         try:
-            values[key] = _READERS[kinds[key]](text)
+            values[key] = read(text)
         except (KeyError, ValueError):
-            kind = kinds[key].replace("bool", "true or false").replace("int", "a whole number")
-            raise ValueError(f"{key}={text}: expected {kind}") from None
+            raise ValueError(f"{key}={text}: expected {expected}") from None
     return load(name).Options(**values)
 
 
@@ -117,9 +117,11 @@ def _number(text: str) -> float:
     return value
 
 
-_READERS: dict[str, Any] = {
-    "bool": {"true": True, "false": False}.__getitem__,
-    "int": _whole,
-    "float": _number,
-    "float | None": _number,
+_POSITIVE = _number, "a finite number, 0 or above"
+#: By the kind of an option: how its text is read, and what is expected.
+_READERS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "bool": ({"true": True, "false": False}.__getitem__, "true or false"),
+    "int": (_whole, "a whole number"),
+    "float": _POSITIVE,
+    "float | None": _POSITIVE,
 }

@@ -39,6 +39,7 @@ from cestprep.inference import least_squares, linalg
 from cestprep.inference.chunks import Progress, over_chunks, phase, predict_all, voxels_per_chunk
 from cestprep.inference.estimate import Estimate
 from cestprep.inference.measured import CUT_GAUSSIAN, Measured
+from cestprep.inference.options import within
 from cestprep.inference.problem import InverseProblem, Observation
 from cestprep.inference.residual import departures, fit_measured
 from cestprep.phantom import sampler
@@ -83,8 +84,9 @@ class Options:
     moves: int = 2
 
     def __post_init__(self) -> None:
-        if self.nodes < 1:
-            raise ValueError("a dictionary needs at least one node")
+        within(1, 1e4, nodes=self.nodes)
+        within(self.nodes, 2e7, entries=self.entries)
+        within(0, 100, moves=self.moves)
 
 
 @dataclass(frozen=True)

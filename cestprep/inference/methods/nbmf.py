@@ -21,9 +21,10 @@ from cestprep.inference.estimate import Estimate, Validity
 from cestprep.inference.fitting import FEWEST_VOXELS, halves, on_device
 from cestprep.inference.measured import CUT_GAUSSIAN, Measured
 from cestprep.inference.network import Network, features, infer
+from cestprep.inference.options import within
 from cestprep.inference.problem import InverseProblem, Observation
 from cestprep.inference.residual import departures, fit_measured, voxels_of
-from cestprep.inference.training import Part, Schedule, Store, Trained, at_least, train
+from cestprep.inference.training import Part, Schedule, Store, Trained, train
 
 TITLE = "neural Bloch-McConnell fitting"
 INTERVAL = CUT_GAUSSIAN
@@ -54,8 +55,9 @@ class Options:
     paper: bool = False
 
     def __post_init__(self) -> None:
-        at_least(2, steps=self.steps)
-        at_least(1, batch=self.batch)
+        within(2, 1e7, steps=self.steps)
+        within(1, 1e5, batch=self.batch)
+        within(0, 10, parameter_noise=self.parameter_noise)
 
 
 def adapted(problem: InverseProblem, options: Options) -> InverseProblem:
