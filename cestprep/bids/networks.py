@@ -50,9 +50,12 @@ def read_network(path: Path) -> Checkpoint:
         raise InputError(Fault(path, str(exc), "Train it again with this version")) from None
 
 
-def find_networks(folder: Path, stages: Sequence[str], subject: str) -> dict[str, Path]:
+def find_networks(
+    folder: Path, stages: Sequence[str], subject: str, method: str
+) -> dict[str, Path]:
     """Records of a checkpoint's networks by stage, for one subject.
 
+    Where several methods left theirs, as fits into one output folder do, those of ``method`` count.
     A folder of folders, as ``train --leave-one-out`` leaves it, offers those that have not seen
     the subject.
 
@@ -62,10 +65,10 @@ def find_networks(folder: Path, stages: Sequence[str], subject: str) -> dict[str
         If a stage has none or several.
     """
     option = f"--checkpoint {folder}"
-    found = {stage: _records(folder.glob("*.json"), stage) for stage in stages}
+    found = {stage: _records(folder.glob("*.json"), stage, method) for stage in stages}
     if not any(found.values()):
         unseen = [p for p in folder.glob("*/*.json") if subject not in _subjects(p)]
-        found = {stage: _records(unseen, stage) for stage in stages}
+        found = {stage: _records(unseen, stage, method) for stage in stages}
     faults = []
     for stage, paths in found.items():
         if len(paths) != 1:
@@ -78,9 +81,11 @@ def find_networks(folder: Path, stages: Sequence[str], subject: str) -> dict[str
     return {stage: paths[0] for stage, paths in found.items()}
 
 
-def _records(paths: Iterable[Path], stage: str) -> list[Path]:
+def _records(paths: Iterable[Path], stage: str, method: str) -> list[Path]:
     pairs = [p for p in sorted(paths) if p.with_suffix(".safetensors").exists()]
-    return [p for p in pairs if read_json(p).get("Stage") == stage]
+    found = [p for p in pairs if read_json(p).get("Stage") == stage]
+    own = [p for p in found if read_json(p).get("Method") == method]
+    return own if len(found) > 1 and own else found
 
 
 def _subjects(record: Path) -> list[str]:

@@ -299,7 +299,7 @@ def _regions(layout: BIDSLayout, subject: str, session: str | None) -> list[Regi
         entities, suffix, _ = parse_name(image.name)
         is_dseg = suffix == "dseg"
         name = entities.get("seg") or entities.get("desc") if is_dseg else entities.get("label")
-        if name is None:  # a mask such as desc-brain_mask is no region
+        if name is None or "model" in entities:  # desc-brain_mask; which estimates are valid
             continue
         if not name.isalnum() or name in regions:
             what = "has no label of letters and digits"

@@ -166,7 +166,7 @@ def _with_networks(plan: SessionPlan, settings: Settings) -> SessionPlan:
     from cestprep.inference.checkpoint import describe
 
     names = [stage.stage.name for stage in plan.stages]
-    paths = find_networks(settings.checkpoint, names, plan.subject)
+    paths = find_networks(settings.checkpoint, names, plan.subject, settings.method)
     stages, faults = [], []
     for stage in plan.stages:
         path = paths[stage.stage.name]

@@ -157,6 +157,16 @@ def test_regions_of_one_name_in_a_dataset_are_an_error(dataset, tmp_path):
         select(root)
 
 
+def test_valid_voxels_of_estimates_are_no_region(dataset, tmp_path):
+    """Each stage of a derivative dataset leaves such a mask."""
+    root = sessions.copy(dataset, tmp_path / "bids")
+    image = nib.load(next((root / "derivatives/masks").rglob("*_dseg.nii.gz")))
+    for stage in ("acq-mt_space-cestref_model-bm2poolmt", "acq-amide_space-cestref_model-bm3pool"):
+        name = f"sub-01_ses-01_{stage}_label-valid_desc-psvae_mask.nii.gz"
+        nib.save(image, root / "derivatives/masks/sub-01/ses-01/cest" / name)
+    assert {r.name for r in select(root).regions} == {"tissue"}
+
+
 def test_first_dataset_with_a_region_wins(dataset, tmp_path):
     root = sessions.copy(dataset, tmp_path / "bids")
     sessions.copy(root / "derivatives/masks", root / "derivatives/other")

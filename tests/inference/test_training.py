@@ -11,7 +11,8 @@ import numpy as np
 import problems
 import pytest
 
-from cestprep.bids.networks import TrainingFolder
+from cestprep.bids.networks import TrainingFolder, find_networks
+from cestprep.errors import InputError
 from cestprep.inference import checkpoint, paper, training
 from cestprep.inference.checkpoint import Checkpoint
 from cestprep.inference.network import Network
@@ -44,6 +45,22 @@ def test_the_best_weights_come_back_and_a_plateau_stops():
     assert got == pytest.approx(min(held_out), abs=2e-3)
     assert len(held_out) == held_out.index(min(held_out)) + 1 + schedule.patience
     assert held_out[-1] > min(held_out) + 0.1
+
+
+def test_networks_of_several_methods_are_told_apart(tmp_path):
+    """As fits by two methods leave them in one folder."""
+    for method in ("psvae", "nbmf"):
+        for stage in ("mt", "amide"):
+            record = {"Stage": stage, "Method": method, "SubjectsSeen": ["01"]}
+            (tmp_path / f"{stage}_{method}.json").write_text(json.dumps(record))
+            (tmp_path / f"{stage}_{method}.safetensors").write_bytes(b"")
+    found = find_networks(tmp_path, ("mt", "amide"), "01", "nbmf")
+    assert {stage: path.name for stage, path in found.items()} == {
+        "mt": "mt_nbmf.json",
+        "amide": "amide_nbmf.json",
+    }
+    with pytest.raises(InputError, match="holds 2 networks of stage mt"):
+        find_networks(tmp_path, ("mt",), "01", "supervised")
 
 
 def test_weights_that_answer_nothing_are_no_result():
