@@ -25,8 +25,6 @@ from typing import Any
 
 import numpy as np
 
-from cestprep.resources import compile_quickly
-
 HERE = Path(__file__).resolve().parent
 SOLVERS, POOLS = ("reduced", "general"), (2, 3)
 TASKS = {
@@ -321,7 +319,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def _one_problem(options: argparse.Namespace, pools: int) -> dict[str, list[dict[str, Any]]]:
     workers = {solver: Worker(_job(options, solver, pools)) for solver in SOLVERS}
     if options.prototype:
-        workers["prototype"] = Worker(_job(options, "prototype", pools))
+        flags = "--xla_cpu_use_fusion_emitters=false"
+        workers["prototype"] = Worker(_job(options, "prototype", pools), XLA_FLAGS=flags)
     if options.baseline:
         workers["baseline"] = Worker(_job(options, "baseline", pools), NPROC="1")
     speed = _speed(options, pools, workers)
@@ -488,7 +487,6 @@ def main() -> int:
         options.memory_voxels = options.voxels if options.quick else MEMORY_VOXELS
     if options.prototype:
         options.prototype = str(Path(options.prototype).resolve())
-    compile_quickly()  # as the programs do
     result = measure(options)
     print(table_of(result))
     if options.json:

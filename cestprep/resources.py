@@ -17,8 +17,6 @@ MEMORY_SHARE = 0.9
 #: Environment variable by which JAX is told which platforms to start; the first is used.
 PLATFORMS = "JAX_PLATFORMS"
 PLATFORM_NAME = "JAX_PLATFORM_NAME"  # an older name that JAX still obeys
-_FLAGS = "XLA_FLAGS"
-_FUSION_EMITTERS = "--xla_cpu_use_fusion_emitters"
 
 _PROBE = """
 import json, sys, jax
@@ -119,17 +117,6 @@ def set_platforms(platforms: str) -> None:
 def share_gpu() -> None:
     """Let several processes use one GPU: by default JAX reserves most of its memory for each."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-
-
-def compile_quickly() -> None:
-    """Let XLA fuse loops in its plain way, unless the environment says otherwise.
-
-    On the CPU our programs then compile in two thirds of the time and run as fast.  Has no effect
-    on a process in which JAX compiled already.
-    """
-    flags = os.environ.get(_FLAGS, "")
-    if _FUSION_EMITTERS not in flags:
-        os.environ[_FLAGS] = f"{flags} {_FUSION_EMITTERS}=false".strip()
 
 
 def chosen_device() -> Device:

@@ -5,10 +5,9 @@ from pathlib import Path
 import jax
 import pytest
 
-from cestprep.resources import compile_quickly, share_gpu
+from cestprep.resources import share_gpu
 
 share_gpu()  # with the programs that tests start
-compile_quickly()
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

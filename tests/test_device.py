@@ -29,7 +29,6 @@ def _restored(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "")
     monkeypatch.setenv("JAX_PLATFORM_NAME", "")
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "")
-    monkeypatch.setenv("XLA_FLAGS", "")
     yield
     jax.config.update("jax_platforms", platforms)
 
@@ -99,20 +98,6 @@ def test_processes_share_a_gpu_unless_the_user_says_otherwise(monkeypatch):
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "true")
     use_device("auto")
     assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "true"
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ("", "--xla_cpu_use_fusion_emitters=false"),
-        ("--a=1", "--a=1 --xla_cpu_use_fusion_emitters=false"),
-        ("--xla_cpu_use_fusion_emitters=true", "--xla_cpu_use_fusion_emitters=true"),
-    ],
-)
-def test_programs_compile_quickly_unless_the_user_says_otherwise(monkeypatch, before, after):
-    monkeypatch.setenv("XLA_FLAGS", before)
-    use_device("cpu")
-    assert os.environ["XLA_FLAGS"] == after
 
 
 def test_status_names_the_device():

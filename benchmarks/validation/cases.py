@@ -22,9 +22,6 @@ from cestprep.phantom.head import fingerprinting_protocol
 from cestprep.phantom.sampler import draw_prior, draw_tissue
 from cestprep.physics.pools import ExchangingPool
 from cestprep.physics.protocol import Readout, Recovery, Saturation
-from cestprep.resources import compile_quickly
-
-compile_quickly()  # as the programs do
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "validate"

@@ -37,7 +37,6 @@ def use_device(name: str) -> None:
     UsageError
         For "gpu" if JAX sees none.
     """
-    resources.compile_quickly()
     if name == "cpu":
         resources.set_platforms(resources.CPU.platforms)
         return
