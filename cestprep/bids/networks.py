@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +65,12 @@ def find_networks(
         If a stage has none or several.
     """
     option = f"--checkpoint {folder}"
-    found = {stage: _records(folder.glob("*.json"), stage, method) for stage in stages}
+    records = {p: read_json(p) for p in sorted(folder.glob("*.json")) if _has_weights(p)}
+    found = {stage: _of_stage(records, stage, method) for stage in stages}
     if not any(found.values()):
-        unseen = [p for p in folder.glob("*/*.json") if subject not in _subjects(p)]
-        found = {stage: _records(unseen, stage, method) for stage in stages}
+        below = {p: read_json(p) for p in sorted(folder.glob("*/*.json"))}
+        records = {p: r for p, r in below.items() if _has_weights(p) and not _saw(r, subject)}
+        found = {stage: _of_stage(records, stage, method) for stage in stages}
     faults = []
     for stage, paths in found.items():
         if len(paths) != 1:
@@ -81,16 +83,19 @@ def find_networks(
     return {stage: paths[0] for stage, paths in found.items()}
 
 
-def _records(paths: Iterable[Path], stage: str, method: str) -> list[Path]:
-    pairs = [p for p in sorted(paths) if p.with_suffix(".safetensors").exists()]
-    found = [p for p in pairs if read_json(p).get("Stage") == stage]
-    own = [p for p in found if read_json(p).get("Method") == method]
-    return own if len(found) > 1 and own else found
+def _has_weights(record: Path) -> bool:
+    return record.with_suffix(".safetensors").exists()
 
 
-def _subjects(record: Path) -> list[str]:
-    seen = read_json(record).get("SubjectsSeen", [])
-    return seen if isinstance(seen, list) else []
+def _of_stage(records: Mapping[Path, Mapping[str, Any]], stage: str, method: str) -> list[Path]:
+    """Networks of a stage; those of the method, if there are any."""
+    found = [p for p, record in records.items() if record.get("Stage") == stage]
+    return [p for p in found if records[p].get("Method") == method] or found
+
+
+def _saw(record: Mapping[str, Any], subject: str) -> bool:
+    seen = record.get("SubjectsSeen", [])
+    return isinstance(seen, list) and subject in seen
 
 
 def fault_of(

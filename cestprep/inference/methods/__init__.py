@@ -117,11 +117,11 @@ def _number(text: str) -> float:
     return value
 
 
-_POSITIVE = _number, "a finite number, 0 or above"
+_NOT_NEGATIVE = _number, "a finite number, 0 or above"
 #: By the kind of an option: how its text is read, and what is expected.
 _READERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "bool": ({"true": True, "false": False}.__getitem__, "true or false"),
     "int": (_whole, "a whole number"),
-    "float": _POSITIVE,
-    "float | None": _POSITIVE,
+    "float": _NOT_NEGATIVE,
+    "float | None": _NOT_NEGATIVE,
 }
