@@ -2,8 +2,9 @@
 
     python benchmarks/validate.py [SECTION ...]
 
-Results are kept in ``build/validate``; sections not named are rendered from there.  The exit code
-is 1 if a number of a section that ran is beyond its limit.
+Results are kept in ``build/validate``; sections not named are rendered from there, and stay as they
+are on the page if nothing is kept.  The exit code is 1 if a number of a section that ran is beyond
+its limit.
 """
 
 from __future__ import annotations
@@ -309,16 +310,32 @@ def _shown(value: Any) -> str:
 
 def render() -> None:
     """Write the measured part of the page from what is kept."""
-    text = PAGE.read_text(encoding="utf-8").split(START)[0].rstrip() + f"\n\n{START}\n"
+    written, _, measured = PAGE.read_text(encoding="utf-8").partition(START)
+    parts = [f"{written.rstrip()}\n\n{START}"]
     for name, section in SECTIONS.items():
         path = cases.BUILD / f"{name}.json"
         if path.exists():
-            rows = json.loads(path.read_text())
-            title = f"{section.title}\n{'-' * len(section.title)}"
-            missed = "".join(f"* {line}\n" for line in misses(section, rows))
-            missed = f"Beyond what is asked for:\n\n{missed}\n" if missed else ""
-            text += f"{title}\n\n{_wrapped(section.about)}\n\n{table(rows)}\n{missed}"
-    PAGE.write_text(text.rstrip() + "\n", encoding="utf-8")
+            parts.append(_part(section, json.loads(path.read_text())))
+        else:
+            parts += _standing(section, measured)
+    PAGE.write_text("\n".join(parts), encoding="utf-8")
+
+
+def _part(section: Section, rows: Rows) -> str:
+    missed = "".join(f"* {line}\n" for line in misses(section, rows))
+    missed = f"\nBeyond what is asked for:\n\n{missed}" if missed else ""
+    return f"{_headed(section)}{_wrapped(section.about)}\n\n{table(rows)}{missed}"
+
+
+def _headed(section: Section) -> str:
+    return f"{section.title}\n{'-' * len(section.title)}\n\n"
+
+
+def _standing(section: Section, page: str) -> list[str]:
+    """The section as the page has it; nothing if it has none."""
+    _, found, rest = page.partition(_headed(section))
+    ends = [at for other in SECTIONS.values() if (at := rest.find(_headed(other))) >= 0]
+    return [found + rest[: min(ends, default=len(rest))].rstrip() + "\n"] if found else []
 
 
 def _wrapped(text: str) -> str:
