@@ -16,7 +16,7 @@ PACKAGE = ROOT / "cestprep"
 
 #: Layers from below; a module may import its own layer and those below it.
 LAYERS = (
-    ("errors", "physics", "progress", "resources", "settings"),
+    ("documents", "errors", "physics", "progress", "resources", "settings"),
     ("data", "diagnostics", "inference", "phantom"),
     ("bids",),
     ("report",),

@@ -57,7 +57,7 @@ USAGE = {
         "--noise-sd amid=3.0: recipe mouse-7t has no stage 'amid'. Choose from mt, amide",
     ),
     "noise below zero": (["--noise-sd", "mt=-1"], "--noise-sd mt=-1.0: is no standard deviation"),
-    "no noise": (["--noise-sd", "0"], "is a finite number above 0. Give the SD of the noise of"),
+    "no noise": (["--noise-sd", "0"], "is a finite number above 0"),
     "endless noise": (["--noise-sd", "mt=inf"], "is a finite number above 0"),
     "noise in words": (["--noise-sd", "mt=much"], "neither STAGE=VALUE nor VALUE"),
     "noise that is no number": (["--noise-sd", "nan"], "neither STAGE=VALUE nor VALUE"),

@@ -66,7 +66,8 @@ def test_a_fit_leaves_its_network_and_what_it_started_from(cohort):
         folder = cest(cohort, "fit", subject)
         record = json.loads(next(folder.glob("*_network.json")).read_text())
         assert record["SubjectsSeen"] == [subject]
-        parts = {row[0] for row in record["TrainingCurve"]}
+        parts = {row[0] for row in record["TrainingCurve"]["Rows"]}
+        assert (record["Seed"], record["Options"]["own_steps"]) == (0, 40)
         assert parts == {"prior", "own voxels"}
         assert next(folder.glob("*_network.safetensors")).stat().st_size > 1e5
         series = nib.load(next(folder.glob("*_desc-preproc_cest.nii.gz"))).get_fdata()
@@ -81,8 +82,12 @@ def test_transfer_answers_and_says_from_whom(cohort):
     assert done.returncode == 0, done.stderr
     assert "training" not in done.stderr
     sidecar = next((cohort / "transfer").rglob("*param-fss_desc-psvae_cestmap.json"))
-    estimator = json.loads(sidecar.read_text())["Estimator"]
+    fields = json.loads(sidecar.read_text())
+    estimator = fields["Estimator"]
+    assert "posterior mean, by the network" in fields["Description"]
     assert estimator["Mode"] == "transfer"
+    assert estimator["Options"]["refine"] is False
+    assert estimator["Seed"] == 0
     assert estimator["Network"]["SubjectsSeen"] == ["01"]
     refit, reused = (fss(cohort, out, "02") for out in ("fit", "transfer"))
     both = (refit != 0) & (reused != 0)
@@ -123,9 +128,35 @@ def test_damaged_weights_are_refused(cohort, tmp_path):
     weights = next((tmp_path / "copy").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:1000])
     done = run(cohort, "damaged", "--checkpoint", str(tmp_path / "copy"), "--dry-run")
-    assert done.returncode == 65
-    assert "not a checkpoint" in done.stderr
+    assert done.returncode == 2
+    assert f"{weights}: is damaged" in done.stderr
     assert "Traceback" not in done.stderr
+    weights.unlink()
+    done = run(cohort, "damaged", "--checkpoint", str(tmp_path / "copy"), "--dry-run")
+    assert done.returncode == 2
+    assert f"missing: {weights.name}" in done.stderr
+
+
+def test_weights_of_another_training_are_refused(cohort, tmp_path):
+    shutil.copytree(cest(cohort, "fit", "01"), tmp_path / "copy")
+    other = next(cest(cohort, "fit", "02").glob("*.safetensors"))
+    shutil.copyfile(other, next((tmp_path / "copy").glob("*.safetensors")))
+    done = run(cohort, "mixed", "--checkpoint", str(tmp_path / "copy"), "--dry-run")
+    assert done.returncode == 2
+    assert "not the one its record was written with" in done.stderr
+
+
+def test_answers_of_a_network_that_saw_the_participant_are_marked(cohort):
+    source = str(cest(cohort, "fit", "01"))
+    texts = {}
+    for subject in ("01", "02"):
+        done = run(cohort, "seen", "--checkpoint", source, "--participant-label", subject,
+                   "--dry-run")  # fmt: skip
+        assert done.returncode == 0
+        assert "method psvae, mode transfer" in done.stdout
+        texts[subject] = done.stdout
+    assert "no held-out answers" in texts["01"]
+    assert "no held-out answers" not in texts["02"]
 
 
 USAGE = {
@@ -143,7 +174,16 @@ USAGE = {
         ("--method-option", "simulated=100000000000"),
         "expected 1 to 10000000",
     ),
-    "too few steps": (("--method-option", "steps=1"), "steps=1: expected 2 to 10000000"),
+    "too few steps": (("--method-option", "steps=1"), "steps=1: expected 40 to 10000000"),
+    "nothing to train": (("--checkpoint", ".", "--method-option", "steps=99"), "no effect"),
+    "refined by mode": (("--checkpoint", ".", "--method-option", "refine=true"), "--mode transfer"),
+    "paper refines nothing": (
+        ("--checkpoint", ".", "--mode", "transfer+refine", "--method-option", "paper=true"),
+        "refines nothing in paper mode",
+    ),
+    "no path": (("--checkpoint", ""), "the path is empty"),
+    "negative seed": (("--random-seed", "-1"), "whole number from 0"),
+    "endless noise": (("--noise-sd", "1e300"), "is no standard deviation"),
     "no pair": (("--method-option", "steps"), "NAME=VALUE"),
 }
 
@@ -163,6 +203,8 @@ def test_leave_one_out_from_derivatives_alone(cohort, tmp_path):
     shutil.copytree(cohort / "fit", out)
     done = tool("train", out, "--leave-one-out", "--recipe", cohort / "mt.yaml", *QUICK)
     assert done.returncode == 0, done.stderr
+    assert "without sub-01" in done.stderr
+    assert sorted(p.name for p in (out / "networks").iterdir()) == ["leave-one-out"]
     seen = {}
     for path in (out / "networks/leave-one-out").rglob("*_network.json"):
         record = json.loads(path.read_text())
@@ -188,3 +230,34 @@ def test_sessions_of_two_protocols_are_not_trained_together(cohort, tmp_path):
     assert done.returncode == 2
     assert "differs from that of sub-01" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+TRAINING = {
+    "seed": (("--random-seed", "99999999999"), "whole number from 0"),
+    "no training": (("--method", "grid"), "is no method with a network"),
+    "idle": (("--method-option", "paper=true", "batch=9"), "batch: no effect"),
+    "recipe": (("--recipe", "twice.yaml"), "key 'name' appears twice"),
+    "date": (("--recipe", "date.yaml"), "not valid YAML"),
+}
+
+
+@pytest.mark.parametrize("case", TRAINING)
+def test_training_refuses_in_words(cohort, case):
+    (cohort / "twice.yaml").write_text("name: a\nname: b\n")
+    (cohort / "date.yaml").write_text("name: 2026-13-45\n")
+    extra, expected = TRAINING[case]
+    extra = [cohort / x if str(x).endswith(".yaml") else x for x in extra]
+    done = tool("train", cohort / "fit", *extra)
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_training_needs_an_output_folder_with_room(cohort, tmp_path):
+    done = tool("train", tmp_path)
+    assert (done.returncode, "no output folder" in done.stderr) == (2, True)
+    out = tmp_path / "out"
+    shutil.copytree(cohort / "fit", out)
+    (out / "networks").write_text("")
+    done = tool("train", out, "--recipe", cohort / "mt.yaml")
+    assert (done.returncode, "is a file" in done.stderr) == (2, True)

@@ -25,7 +25,7 @@ from cestprep.bids.observe import Record
 from cestprep.bids.plan import SessionPlan, StagePlan
 from cestprep.bids.spec import DERIVATIVE_BIDSIGNORE, PYBIDS_CONFIG
 from cestprep.errors import Fault, InputError, UsageError
-from cestprep.inference.estimate import LEVELS, Estimate, Validity
+from cestprep.inference.estimate import LEVELS, Estimate, Meaning, Validity
 from cestprep.inference.measured import CREDIBLE_LEVEL, MISFIT_P
 from cestprep.inference.methods import Method
 from cestprep.inference.noise import RESIDUAL
@@ -50,15 +50,17 @@ class Sink:
         Estimation method, ``desc-<method>``.
     mode : str
         One of `cestprep.settings.MODES`.
-    options : mapping of str to str
-        Options of the method that were given.
+    options : mapping of str to value
+        Options of the method, all of them.
+    seed : int
     """
 
     out_dir: Path
     datasets: Mapping[str, Path]
     method: str
     mode: str = "fit"
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
 
     def path(
         self, session: SessionPlan, suffix: str, extension: str = ".nii.gz", **entities: str
@@ -185,8 +187,11 @@ def levels(noise_source: str) -> dict[Validity, str]:
     return LEVELS | {Validity.MISFIT: f"misfit: {chance}, or R² below 0"}
 
 
+_ENDS = {"cilower": "lower end of the credible interval", "ciupper": "upper end of it"}
+
+
 def stage_outputs(
-    plan: StagePlan, estimate: Estimate, record: Record, interval_kind: str
+    plan: StagePlan, estimate: Estimate, record: Record, meaning: Meaning
 ) -> Iterator[Output]:
     """Maps of a stage in file units, values voxels last (4D images have one row per volume)."""
     free = plan.stage.free
@@ -194,12 +199,15 @@ def stage_outputs(
     mean, sd = estimate.mean * to_file, estimate.sd * to_file
     ends = {"cilower": estimate.lower * to_file, "ciupper": estimate.upper * to_file}
     for i, f in enumerate(free):
-        units = {"Units": f.unit, **({"Description": f.meaning} if f.meaning else {})}
-        interval = {**units, "CredibleLevel": CREDIBLE_LEVEL, "Interval": interval_kind}
-        yield Output({"param": f.name}, mean[i], units)
-        yield Output({"param": f.name, "stat": "std"}, sd[i], units)
+        what = f.meaning or f.parameter
+        about = {"Units": f.unit, "Description": f"{what}: {meaning.centre}"}
+        spread = {"Units": f.unit, "Description": f"{what}: standard deviation of the estimate"}
+        interval = {"CredibleLevel": CREDIBLE_LEVEL, "Interval": meaning.interval}
+        yield Output({"param": f.name}, mean[i], about)
+        yield Output({"param": f.name, "stat": "std"}, sd[i], spread)
         for stat, edges in ends.items():
-            yield Output({"param": f.name, "stat": stat}, edges[i], interval)
+            end = {"Units": f.unit, "Description": f"{what}: {_ENDS[stat]}"}
+            yield Output({"param": f.name, "stat": stat}, edges[i], end | interval)
     yield from _joint_outputs(plan, estimate, to_file[:, 0])
     yield Output({"stat": "rsquared"}, estimate.r_squared, {"Units": "arbitrary"})
     yield Output(
@@ -316,11 +324,12 @@ def stage_fields(
 def estimator_fields(sink: Sink, session: SessionPlan, plan: StagePlan) -> dict[str, Any]:
     """How the numbers were found: method, mode, options, and the network that was reused."""
     fields: dict[str, Any] = {"Name": sink.method, "Mode": sink.mode}
-    fields |= {"Recipe": session.recipe.name, "Options": dict(sink.options)}
+    fields |= {"Recipe": session.recipe.name, "Options": dict(sink.options), "Seed": sink.seed}
     if plan.network is not None:
         record = read_json(plan.network)
         fields["Network"] = {
-            "File": plan.network.name,
+            "File": sink.uri(plan.network),
+            "WeightsSHA256": record["WeightsSHA256"],
             "SubjectsSeen": record["SubjectsSeen"],
             "Version": record["Version"],
         }
@@ -352,13 +361,14 @@ def write_stage(
     estimate: Estimate,
     record: Record,
     method: Method,
+    meaning: Meaning,
 ) -> list[Path]:
     """Write all maps of a stage with sidecars; returns the paths of all files."""
     like = load_image(session.mask)
     inside = np.asarray(like.dataobj) > 0
     fields = stage_fields(sink, session, plan, estimate.voxels_by_solver, record, method.TITLE)
     written = []
-    for output in stage_outputs(plan, estimate, record, method.INTERVAL):
+    for output in stage_outputs(plan, estimate, record, meaning):
         path = sink.map_path(session, plan, output.suffix, **output.entities)
         blank = Validity.OUTSIDE_MASK if output.entities.get("stat") == "validity" else 0
         dtype = np.uint8 if output.values.dtype == np.uint8 else np.float32

@@ -9,8 +9,15 @@ from typing import Any
 import equinox as eqx
 
 from cestprep.bids.files import read_json, replacing, write_json
-from cestprep.errors import Fault, InputError
-from cestprep.inference.checkpoint import Checkpoint, differences, from_stored, to_stored
+from cestprep.errors import Fault, InputError, UsageError
+from cestprep.inference.checkpoint import (
+    Checkpoint,
+    DamagedWeightsError,
+    differences,
+    from_stored,
+    to_stored,
+)
+from cestprep.inference.paper import PaperNetwork
 
 SUFFIX = "network"
 
@@ -37,17 +44,20 @@ def read_network(path: Path) -> Checkpoint:
 
     Raises
     ------
-    InputError
+    UsageError
         If one of them is missing, damaged or of another version.
     """
-    weights = path.with_suffix(".safetensors")
+    weights, again = path.with_suffix(".safetensors"), "Copy both files again, or train anew"
     try:
         return from_stored(weights.read_bytes(), read_json(path))
+    except InputError as exc:
+        raise UsageError(*exc.faults) from None
     except OSError as exc:
-        reason = f"cannot be read ({exc.strerror})"
-        raise InputError(Fault(weights, reason, "Copy the checkpoint again")) from None
+        raise UsageError(Fault(weights, f"cannot be read ({exc.strerror})", again)) from None
+    except DamagedWeightsError as exc:
+        raise UsageError(Fault(weights, str(exc), again)) from None
     except ValueError as exc:
-        raise InputError(Fault(path, str(exc), "Train it again with this version")) from None
+        raise UsageError(Fault(path, str(exc), "Train it again with this version")) from None
 
 
 def find_networks(
@@ -61,7 +71,7 @@ def find_networks(
 
     Raises
     ------
-    InputError
+    UsageError
         If a stage has none or several.
     """
     option = f"--checkpoint {folder}"
@@ -76,11 +86,28 @@ def find_networks(
         if len(paths) != 1:
             names = ", ".join(str(p.relative_to(folder)) for p in paths) or "none"
             what = f"holds {len(paths)} networks of stage {stage} for sub-{subject} ({names})"
-            mend = "Give a folder with one network for each stage, as train or a fit leaves it"
-            faults.append(Fault(option, what, mend))
+            faults.append(Fault(option, what + _halves(folder), _remedy(paths)))
     if faults:
-        raise InputError(*faults)
+        raise UsageError(*faults)
     return {stage: paths[0] for stage, paths in found.items()}
+
+
+def _halves(folder: Path) -> str:
+    """Words about files that lack the other half of a network."""
+    files = (*folder.glob("*_network.*"), *folder.glob("*/*_network.*"))
+    names = {p.with_suffix("") for p in files}
+    pairs = [(p.with_suffix(".json"), p.with_suffix(".safetensors")) for p in sorted(names)]
+    lone = [p.name for pair in pairs for p in pair if not p.exists()]
+    return f"; missing: {', '.join(lone)}" if lone else ""
+
+
+def _remedy(found: Sequence[Path]) -> str:
+    if len({p.parent for p in found}) > 1:
+        return (
+            "Every network there was trained without this participant: give the folder of one of "
+            "them, or networks/pretrained, trained on all"
+        )
+    return "Give a folder with one network for each stage, as train or a fit leaves it"
 
 
 def _has_weights(record: Path) -> bool:
@@ -99,10 +126,14 @@ def _saw(record: Mapping[str, Any], subject: str) -> bool:
 
 
 def fault_of(
-    path: Path, checkpoint: Checkpoint, method: str, problem: Mapping[str, Any]
+    path: Path, checkpoint: Checkpoint, method: str, published: bool, problem: Mapping[str, Any]
 ) -> Fault | None:
-    """Why a network cannot be used for a method and a problem, None if it can."""
+    """Why a network cannot be used for a method, its paper mode and a problem; None if it can."""
     lines = differences(checkpoint.problem, problem)
+    of_paper = isinstance(checkpoint.trained.network, PaperNetwork)
+    if of_paper != published:
+        words = {True: "paper=true", False: "paper=false"}
+        lines.insert(0, f"trained with {words[of_paper]}, asked with {words[published]}")
     if checkpoint.method != method:
         lines.insert(0, f"method: {checkpoint.method} in the checkpoint, {method} here")
     if not lines:

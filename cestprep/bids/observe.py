@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -112,21 +112,28 @@ class Record:
         What the fit left, as `cestprep.inference.residual.residual_sd`; None where nothing was.
     normalization : mapping
         Fields of `Comparison`; empty where there is none.
+    curve : sequence
+        Of `cestprep.inference.training.Trained`; empty where nothing was trained.
     """
 
     noise_source: str
     noise_sd: float | None
     residual_sd: float | None
     normalization: Mapping[str, Any]
+    curve: Sequence[Sequence[Any]] = ()
 
     @classmethod
     def of(
-        cls, observation: Observation, comparison: Comparison | None, residual_sd: float | None
+        cls,
+        observation: Observation,
+        comparison: Comparison | None,
+        residual_sd: float | None,
+        curve: Sequence[Sequence[Any]] = (),
     ) -> Record:
         """The record of a fit to an observation."""
         sd = None if observation.noise_sd is None else float(observation.noise_sd[0])
         compared = asdict(comparison) if comparison else {}
-        return cls(observation.noise_source, sd, residual_sd, compared)
+        return cls(observation.noise_source, sd, residual_sd, compared, curve)
 
     @property
     def doubt(self) -> str:
@@ -150,11 +157,13 @@ def save_record(path: Path, record: Record) -> Path:
         "sd": record.noise_sd,
         "residual_sd": record.residual_sd,
     }
-    return write_json(path, {"normalization": dict(record.normalization), "noise": noise})
+    about = {"normalization": dict(record.normalization), "noise": noise}
+    return write_json(path, {**about, "curve": [list(row) for row in record.curve]})
 
 
 def load_record(path: Path) -> Record:
     """Read what `save_record` wrote."""
     content = read_json(path)
-    noise = content["noise"]
-    return Record(noise["source"], noise["sd"], noise["residual_sd"], content["normalization"])
+    noise, curve = content["noise"], tuple(map(tuple, content["curve"]))
+    compared = content["normalization"]
+    return Record(noise["source"], noise["sd"], noise["residual_sd"], compared, curve)

@@ -32,6 +32,8 @@ class StagePlan:
         SD of the noise of one volume on the user's word, in the units of the series.
     network : Path or None
         Record of the trained network that answers; its weights are beside it.
+    network_saw : tuple of str
+        Participants it was trained on.
     """
 
     stage: Stage
@@ -40,6 +42,7 @@ class StagePlan:
     recipe: Recipe
     noise_sd: float | None = None
     network: Path | None = None
+    network_saw: tuple[str, ...] = ()
 
     @property
     def inherited_order(self) -> dict[str, list[str]]:
@@ -107,6 +110,13 @@ class SessionPlan:
         """The plan of a stage."""
         return next(plan for plan in self.stages if plan.stage.name == name)
 
+    def seen_by(self, plan: StagePlan) -> str:
+        """Whom a stage's reused network was trained on, in words."""
+        known = ", ".join(f"sub-{subject}" for subject in plan.network_saw)
+        if self.subject not in plan.network_saw:
+            return known
+        return f"{known}: this participant is among them, so these are no held-out answers"
+
     def describe(self) -> str:
         """What will be used, for ``--dry-run`` and the log."""
         lines = [f"{self.label}: recipe {self.recipe.name}"]
@@ -118,7 +128,8 @@ class SessionPlan:
                 f"normalisation {plan.stage.normalization} -> {wanted}"
             )
             if plan.network is not None:
-                lines.append(f"    network {plan.network.name} (--checkpoint)")
+                lines.append(f"    network {plan.network} (--checkpoint)")
+                lines.append(f"    trained on {self.seen_by(plan)}")
             if plan.noise_sd is not None:
                 lines.append(f"    noise SD {plan.noise_sd:g} (--noise-sd)")
         for source in self.auxiliary:
@@ -262,7 +273,8 @@ def _plan_stage(
             problem = adapt(problem)
             stage = replace(stage, free=problem.free, normalization=problem.normalization)
     except ValueError as exc:
-        raise InputError(Fault(series.image, str(exc), "Choose another normalisation")) from None
+        mend = "Choose another recipe, or other options of the method"
+        raise InputError(Fault(series.image, str(exc), mend)) from None
     why = unsuitable(solver, protocol, problem.model) if solver != "auto" else None
     if why:
         raise InputError(Fault(series.image, f"--solver {solver}: {why}", "Use --solver auto"))

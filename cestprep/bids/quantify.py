@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from cestprep.inference.estimate import Estimate, Validity
 from cestprep.inference.normalization import compare_normalizations
 from cestprep.inference.problem import InverseProblem, Observation
 from cestprep.inference.residual import residual_sd
+from cestprep.inference.training import Trained
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,15 @@ class How:
 
     def settings(self) -> Any:
         """Options of the method in this mode."""
-        options = methods.options_of(self.method, self.options)
-        if self.mode == "fit":
-            return options
-        return replace(options, refine=self.mode == "transfer+refine")
+        return settings_of(self.method, self.options, self.mode)
+
+
+def settings_of(method: str, given: Mapping[str, str], mode: str) -> Any:
+    """Options of a method, where a checkpoint answers with what its mode says of refinement."""
+    options = methods.options_of(method, given)
+    if mode == "fit" or getattr(options, "paper", False):
+        return options
+    return replace(options, refine=mode == "transfer+refine")
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,8 @@ def quantify(
     comparison = compare_normalizations(problem, seen, part, method, options, how.seed)
     trained_here = network if how.mode == "fit" else None
     left = residual_sd(problem, part, seen.data)
-    return Quantified(estimate, Record.of(observation, comparison, left), trained_here)
+    curve = trained_here.trained.curve if trained_here else ()
+    return Quantified(estimate, Record.of(observation, comparison, left, curve), trained_here)
 
 
 def _network(
@@ -105,9 +112,19 @@ def _network(
     described = describe(plan.problem, session.propagate)
     folder = training_folder(how, f"{session.label}_{plan.stage.name}", described, seen)
     trained = train(plan.problem, seen, how, folder, progress)
+    shutil.rmtree(folder, ignore_errors=True)
     if trained is None:
         return None
-    return Checkpoint(how.method, described, trained, (session.subject,), __version__)
+    return made(how, described, trained, [session.subject])
+
+
+def made(
+    how: How, described: Mapping[str, Any], trained: Trained, subjects: Sequence[str]
+) -> Checkpoint:
+    """A network that was trained, with everything it came from."""
+    options = asdict(how.settings())
+    seen = tuple(subjects)
+    return Checkpoint(how.method, described, trained, seen, __version__, options, how.seed)
 
 
 def train(
@@ -117,12 +134,9 @@ def train(
     folder: Path,
     progress: Progress | None,
 ) -> Any:
-    """Train a network, going on where an interrupted run stopped."""
-    store = TrainingFolder(folder)
-    method, options = methods.load(how.method), how.settings()
-    trained = solving.learn(method, problem, seen, how.seed, progress, options, store)
-    shutil.rmtree(folder, ignore_errors=True)
-    return trained
+    """Train a network, going on where an interrupted run stopped; ``folder`` is the caller's."""
+    method, options, store = methods.load(how.method), how.settings(), TrainingFolder(folder)
+    return solving.learn(method, problem, seen, how.seed, progress, options, store)
 
 
 def training_folder(how: How, what: str, described: Mapping[str, Any], seen: Observation) -> Path:

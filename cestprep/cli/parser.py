@@ -7,7 +7,6 @@ import getpass
 import hashlib
 import math
 import os
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -17,6 +16,7 @@ from typing import Any, TypeVar
 from cestprep import __version__
 from cestprep.cli.device import add_device_option
 from cestprep.data import recipe_names
+from cestprep.documents import shortened
 from cestprep.errors import Fault, UsageError
 from cestprep.resources import usable_cores, usable_memory_gb
 from cestprep.settings import (
@@ -35,6 +35,9 @@ exit codes: 0 all asked sessions done; 1 some session failed; 2 command line or 
 130 and 143 stopped by SIGINT and SIGTERM"""
 
 Value = TypeVar("Value")
+MOST_SEED = 2**32 - 1
+#: Beyond these single precision ends.
+_LARGEST_NOISE = 1e20
 
 
 def _named_path(text: str) -> tuple[str, Path]:
@@ -76,6 +79,25 @@ def _gigabytes(text: str) -> float:
     return value
 
 
+def seed(text: str) -> int:
+    """Seed of random numbers, for argparse."""
+    if not (text.isascii() and text.isdigit() and int(text) <= MOST_SEED):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {MOST_SEED}")
+    return int(text)
+
+
+def _path(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(text)
+
+
+def _name(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name is empty")
+    return text
+
+
 def _positive(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
@@ -90,8 +112,8 @@ def make_parser(methods: Sequence[str]) -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("bids_dir", type=Path, help="CEST-BIDS dataset")
-    parser.add_argument("out_dir", type=Path, help="folder of the derivatives")
+    parser.add_argument("bids_dir", type=_path, help="CEST-BIDS dataset")
+    parser.add_argument("out_dir", type=_path, help="folder of the derivatives")
     parser.add_argument("analysis_level", choices=["participant"], help="level of the analysis")
     parser.add_argument("--version", action="version", version=f"cestprep {__version__}")
     parser.add_argument(
@@ -159,6 +181,7 @@ def _add_selection(group: Group) -> None:
 def _add_estimation(group: Group, methods: Sequence[str]) -> None:
     group.add_argument(
         "--recipe",
+        type=_name,
         default=argparse.SUPPRESS,
         metavar="NAME|FILE",
         help=f"what to estimate: {', '.join(recipe_names())}, or a YAML file "
@@ -182,7 +205,7 @@ def _add_estimation(group: Group, methods: Sequence[str]) -> None:
     )
     group.add_argument(
         "--checkpoint",
-        type=Path,
+        type=_path,
         default=argparse.SUPPRESS,
         metavar="FOLDER",
         help="trained networks, one for each stage: what cestprep-tools train wrote, or the cest "
@@ -228,7 +251,7 @@ def _add_estimation(group: Group, methods: Sequence[str]) -> None:
     )
     group.add_argument(
         "--random-seed",
-        type=int,
+        type=seed,
         default=argparse.SUPPRESS,
         metavar="SEED",
         help="seed of methods that draw random numbers; grid and voxelwise do not "
@@ -350,6 +373,9 @@ def _check_values(settings: Settings, methods: Sequence[str]) -> None:
             raise UsageError(
                 Fault(key, f"is {', '.join(wrong)}", f"Choose from {', '.join(known)}")
             )
+    if not 0 <= settings.random_seed <= MOST_SEED:
+        mend = f"Choose a whole number from 0 to {MOST_SEED}"
+        raise UsageError(Fault("random_seed", f"is {settings.random_seed}", mend))
     if settings.nprocs < 1 or not 0 < settings.memory_gb < 1e6 or settings.verbose < 0:
         found = f"are {settings.nprocs}, {settings.memory_gb:g} and {settings.verbose}"
         raise UsageError(
@@ -360,11 +386,12 @@ def _check_values(settings: Settings, methods: Sequence[str]) -> None:
         mend = "leave --checkpoint out" if settings.checkpoint else "give --checkpoint FOLDER"
         raise UsageError(Fault(f"--mode {settings.mode}", what, f"Choose another mode or {mend}"))
     for stage, sd in settings.noise_sd.items():
-        if not 0 < sd <= sys.float_info.max:
+        if not 1 / _LARGEST_NOISE <= sd <= _LARGEST_NOISE:
             raise UsageError(
                 Fault(
-                    f"--noise-sd {stage}={sd}",
-                    "is no standard deviation, which is a finite number above 0",
+                    f"--noise-sd {stage}={shortened(str(sd))}",
+                    "is no standard deviation, which is a finite number above 0 "
+                    f"({1 / _LARGEST_NOISE:g} to {_LARGEST_NOISE:g})",
                     "Give the SD of the noise of one volume in the units of the series",
                 )
             )

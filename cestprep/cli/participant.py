@@ -6,8 +6,6 @@ import logging
 import os
 import shlex
 import sys
-import tempfile
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from cestprep.cli.device import use_device, used_device
+from cestprep.cli.failures import internal_error, say_faults
 from cestprep.cli.parser import checked_options, make_parser, settings_of
 from cestprep.errors import Fault, InputError, UsageError
 from cestprep.settings import ALL_STAGES, Settings
@@ -46,28 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         use_device(settings.device)
         planned = plan_run(settings)
         if options.dry_run:
-            return _dry_run(planned)
+            return _dry_run(settings, planned)
         return run(settings, planned, shlex.join(["cestprep", *arguments]))
     except UsageError as exc:
-        for fault in exc.faults:
-            print(f"cestprep: error: {fault}", file=sys.stderr)
-        return 2
+        return say_faults("cestprep", exc)
     except Exception as exc:
-        return _internal_error(exc)
-
-
-def _internal_error(error: Exception) -> int:
-    """Keep the traceback in a file and say where; returns the exit code."""
-    with tempfile.NamedTemporaryFile(
-        "w", prefix="cestprep-crash-", suffix=".txt", delete=False
-    ) as file:
-        file.write("".join(traceback.format_exception(error)))
-    print(
-        f"cestprep: internal error: {type(error).__name__}: {error}\n"
-        f"This is a fault of cestprep; please report it with {file.name}",
-        file=sys.stderr,
-    )
-    return 70
+        return internal_error("cestprep", exc)
 
 
 def _method_names() -> tuple[str, ...]:
@@ -126,6 +109,8 @@ def plan_run(settings: Settings) -> Planned:
                 adapt=lambda problem: methods.adapted(settings.method, problem, options),
             )
             planned.plans.append(_with_networks(plan, settings))
+        except UsageError:
+            raise
         except InputError as exc:
             planned.unusable[session_label(subject, session)] = exc
     return planned
@@ -137,19 +122,33 @@ def _method_options(settings: Settings) -> Any:
     Raises
     ------
     UsageError
-        If it has no such options, or no network to take from a checkpoint.
+        If it has no such options, or they have no effect on what a checkpoint answers.
     """
+    if settings.checkpoint is not None:
+        _check_reuse(settings)
+    return checked_options(settings.method, settings.method_options)
+
+
+def _check_reuse(settings: Settings) -> None:
+    """Refuse what does not go together with trained networks."""
     from cestprep.inference import methods
 
-    if settings.checkpoint is not None and not settings.checkpoint.is_dir():
-        option = f"--checkpoint {settings.checkpoint}"
+    option = f"--checkpoint {settings.checkpoint}"
+    trained, idle = methods.trained_names(), sorted(settings.method_options.keys() - {"paper"})
+    if not (settings.checkpoint and settings.checkpoint.is_dir()):
         raise UsageError(Fault(option, "is not a folder", "Give the folder of trained networks"))
-    if settings.checkpoint is not None and not methods.trains(methods.load(settings.method)):
-        trained = methods.trained_names()
+    if settings.method not in trained:
         what = f"method {settings.method} has no network"
         mend = f"Choose --method {' or '.join(trained)}, or leave --checkpoint out"
-        raise UsageError(Fault(f"--checkpoint {settings.checkpoint}", what, mend))
-    return checked_options(settings.method, settings.method_options)
+        raise UsageError(Fault(option, what, mend))
+    if idle:
+        what = f"{', '.join(idle)}: no effect, since the network is trained already"
+        mend = "Leave it out; --mode transfer or transfer+refine says whether answers are refined"
+        raise UsageError(Fault("--method-option", what, mend))
+    refined = "refine" in methods.paper_options(settings.method)
+    if settings.mode == "transfer+refine" and not refined and settings.method_options:
+        what = f"{settings.method} refines nothing in paper mode"
+        raise UsageError(Fault("--mode transfer+refine", what, "Choose --mode transfer"))
 
 
 def _with_networks(plan: SessionPlan, settings: Settings) -> SessionPlan:
@@ -157,8 +156,10 @@ def _with_networks(plan: SessionPlan, settings: Settings) -> SessionPlan:
 
     Raises
     ------
+    UsageError
+        If there are none for it, or they cannot be read.
     InputError
-        If there are none for it, or they were trained for something else.
+        If they were trained for something else.
     """
     if settings.checkpoint is None:
         return plan
@@ -167,12 +168,13 @@ def _with_networks(plan: SessionPlan, settings: Settings) -> SessionPlan:
 
     names = [stage.stage.name for stage in plan.stages]
     paths = find_networks(settings.checkpoint, names, plan.subject, settings.method)
+    published = settings.method_options.get("paper") == "true"
     stages, faults = [], []
     for stage in plan.stages:
         path = paths[stage.stage.name]
-        described = describe(stage.problem, plan.propagate)
-        faults.append(fault_of(path, read_network(path), settings.method, described))
-        stages.append(replace(stage, network=path))
+        network, described = read_network(path), describe(stage.problem, plan.propagate)
+        faults.append(fault_of(path, network, settings.method, published, described))
+        stages.append(replace(stage, network=path, network_saw=network.subjects))
     if any(faults):
         raise InputError(*(fault for fault in faults if fault is not None))
     return replace(plan, stages=tuple(stages))
@@ -197,7 +199,15 @@ def _say_unusable(planned: Planned) -> None:
             log.error("%s cannot be processed: %s", label, fault)
 
 
-def _dry_run(planned: Planned) -> int:
+def _how(settings: Settings) -> str:
+    """How will be estimated, in words."""
+    given = ", ".join(f"{k}={v}" for k, v in settings.method_options.items())
+    named = f"method {settings.method}, mode {settings.mode}" + (f", {given}" if given else "")
+    return f"{named}, seed {settings.random_seed}"
+
+
+def _dry_run(settings: Settings, planned: Planned) -> int:
+    print(_how(settings))
     for plan in planned.plans:
         print(plan.describe())
     _say_unusable(planned)
@@ -220,7 +230,7 @@ def run(settings: Settings, planned: Planned, command: str) -> int:
     from cestprep.bids.derivatives import write_dataset
     from cestprep.bids.files import write_json, write_text
     from cestprep.engine.result import RunResult, SessionResult
-    from cestprep.report.session import write_failure
+    from cestprep.report.session import report_path, write_failure
     from cestprep.workflows.session import forget_report
 
     datasets = {"raw": settings.bids_dir, **settings.derivatives}
@@ -257,7 +267,9 @@ def run(settings: Settings, planned: Planned, command: str) -> int:
             session.nodes_run,
             session.nodes_cached,
         )
-    log.info("%s (exit code %d), status in %s", result.status, result.exit_code, log_dir)
+    page = report_path(next(iter(results)) if len(results) == 1 else "*", settings.out_dir)
+    log.info("%s (exit code %d)", result.status, result.exit_code)
+    log.info("reports: %s; status: %s", page, log_dir / "status.json")
     return int(result.exit_code)
 
 
@@ -279,8 +291,11 @@ def _execute(
     from cestprep.engine.run import run_graph
     from cestprep.workflows.session import init_run_wf, session_node_name
 
+    log.info("%s", _how(settings))
     for plan in plans:
         log.info("%s", plan.describe())
+        if any(plan.subject in stage.network_saw for stage in plan.stages):
+            log.warning("%s: the network was trained on this participant too", plan.label)
     workflow = init_run_wf(plans, settings, datasets, command)
     by_node = {session_node_name(plan.label): results[plan.label] for plan in plans}
     engine_log_level = logging.INFO if settings.verbose > 1 else logging.CRITICAL

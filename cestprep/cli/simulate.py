@@ -27,6 +27,7 @@ from cestprep.cli.simulated import (
     table_of,
     trains_of,
 )
+from cestprep.documents import parse_yaml, shortened
 from cestprep.errors import Fault, UsageError
 from cestprep.settings import SOLVER_CHOICES
 
@@ -45,7 +46,6 @@ MOST_RATE, MOST_PPM, MOST_RATIO, MOST_TIME_S = 1e9, 1e5, 1e3, 100.0
 MOST_B1_UT, MOST_PULSE_S = 1e4, 1e3
 _INACCURATE = "reduced may be more than 1e-4 off for these pools and offsets"
 #: Characters of a fault that are shown.
-_MAX_TEXT = 300
 
 
 def add_simulate(commands: Any) -> None:
@@ -239,7 +239,7 @@ def _resolved(path: Path) -> Path:
     except (OSError, RuntimeError, ValueError) as exc:
         reason = getattr(exc, "strerror", None) or str(exc)
         raise UsageError(
-            Fault(_shortened(str(path)), f"is no usable path ({reason})", "Choose another")
+            Fault(shortened(str(path)), f"is no usable path ({reason})", "Choose another")
         ) from None
 
 
@@ -292,7 +292,7 @@ def read_problem(options: argparse.Namespace) -> Problem:
         protocol = simplified(idealised(played) if ideal else played)
     except (ValueError, OverflowError) as exc:
         raise UsageError(
-            Fault(options.sequence, _shortened(str(exc)), "Correct or export the sequence again")
+            Fault(options.sequence, shortened(str(exc)), "Correct or export the sequence again")
         ) from None
     own = frequency_of(sequence) or frequency
     return Problem(
@@ -356,7 +356,7 @@ def _read_pools(path: Path, reset: bool | None) -> PoolSimulation:
         lines = str(exc).splitlines()
     if lines:
         mend = "Correct the file (format: https://pulseq-cest.github.io)"
-        raise UsageError(*(Fault(path, _shortened(line), mend) for line in lines))
+        raise UsageError(*(Fault(path, shortened(line), mend) for line in lines))
     return pools
 
 
@@ -382,53 +382,11 @@ def _implausible(pools: PoolSimulation) -> list[str]:
 
 
 def _document(path: Path) -> Any:
-    """Parsed YAML; repeated keys and aliases of whole structures are refused."""
-    import yaml
-
-    text = _text(path, MAX_YAML_BYTES)
+    """Parsed YAML."""
     try:
-        return yaml.load(text, _loader())
-    except (
-        yaml.YAMLError, ValueError, RecursionError, ArithmeticError, LookupError,
-        TypeError, AttributeError,
-    ) as exc:  # PyYAML's constructors of odd tags raise whatever they meet  # fmt: skip
-        mark = getattr(exc, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        reason = getattr(exc, "problem", None) or str(exc).splitlines()[0]
-        raise UsageError(
-            Fault(path, f"is not valid YAML: {where}{_shortened(reason)}", "Correct the file")
-        ) from None
-
-
-def _loader() -> Any:
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """YAML as people mean it: PyYAML takes the last of equal keys, and any alias."""
-
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            alias = self.check_event(yaml.AliasEvent) and self.peek_event()  # type: ignore[no-untyped-call]
-            if alias and not isinstance(self.anchors.get(alias.anchor), yaml.ScalarNode):
-                text = f"alias *{alias.anchor} is not one of a number or a text"
-                raise yaml.MarkedYAMLError(problem=text, problem_mark=alias.start_mark)
-            return super().compose_node(parent, index)
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            seen = set()
-            for key, _ in node.value:
-                value = super().construct_object(key) if isinstance(key, yaml.ScalarNode) else None
-                if isinstance(key, yaml.ScalarNode) and value in seen:
-                    text = f"key {key.value!r} appears twice"
-                    raise yaml.MarkedYAMLError(problem=text, problem_mark=key.start_mark)
-                seen.add(value)
-            return super().construct_mapping(node, deep)
-
-    return Loader
-
-
-def _shortened(text: str) -> str:
-    text = " ".join(text.split()).rstrip(".")
-    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]} ..."
+        return parse_yaml(_text(path, MAX_YAML_BYTES))
+    except ValueError as exc:
+        raise UsageError(Fault(path, f"is not valid YAML: {exc}", "Correct the file")) from None
 
 
 def _parameters(problem: Problem) -> dict[str, Any]:
@@ -447,13 +405,13 @@ def _choose(asked: str, problem: Problem) -> tuple[str, str, tuple[str, ...]]:
         if best == "reduced":
             return best, "chosen: within 1e-4 of general here", ()
         why_not = solvers.unsuitable("reduced", protocol, model)
-        return best, f"chosen: {_shortened(why_not or _INACCURATE)}", ()
+        return best, f"chosen: {shortened(why_not or _INACCURATE)}", ()
     why_not = solvers.unsuitable(asked, protocol, model)
     if why_not:
         mend = "Use another, or --solver auto"
         if "one by one" in why_not and not problem.ideal_tips:
             mend += "; if these are tips of a spin lock, --tips ideal makes them a train"
-        raise UsageError(Fault(f"--solver {asked}", _shortened(why_not), mend))
+        raise UsageError(Fault(f"--solver {asked}", shortened(why_not), mend))
     caveat = {
         "reduced": _INACCURATE if best != "reduced" else None,
         "isar2": "isar2 is an approximation, off by several percent of mz (docs/solvers.rst)",

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from cestprep import __version__
 from cestprep.cli.device import add_device_option, use_device
+from cestprep.cli.failures import internal_error, say_faults
 from cestprep.cli.simulate import add_simulate
 from cestprep.cli.train import add_train
-from cestprep.errors import UsageError
+from cestprep.errors import InputError
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -87,10 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except UsageError as exc:
-        for fault in exc.faults:
-            print(f"cestprep-tools: error: {fault}", file=sys.stderr)
-        return 2
+    except InputError as exc:
+        return say_faults("cestprep-tools", exc)
+    except Exception as exc:
+        return internal_error("cestprep-tools", exc)
     return code
 
 

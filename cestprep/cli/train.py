@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cestprep.cli.device import add_device_option
-from cestprep.cli.parser import add_method_option, checked_options, distinct
+from cestprep.cli.parser import add_method_option, checked_options, distinct, seed
 from cestprep.data import recipe_names
 from cestprep.errors import Fault, InputError, UsageError
 from cestprep.settings import ASSUMABLE, SOLVER_CHOICES, Settings
@@ -76,32 +77,64 @@ def add_train(commands: Any) -> None:
         default=True,
         help="tell the network the uncertainty of maps and earlier stages",
     )
-    parser.add_argument("--random-seed", type=int, default=0, metavar="SEED",
+    parser.add_argument("--random-seed", type=seed, default=0, metavar="SEED",
                         help="seed (default: %(default)s)")  # fmt: skip
     add_device_option(parser)
     parser.set_defaults(run=_train)
 
 
 def _train(options: argparse.Namespace) -> int:
+    from cestprep.bids.files import replacing_folder
     from cestprep.bids.quantify import How
 
     given = distinct("--method-option", options.method_options)
     folder = options.out / "networks"
     how = How(options.method, given, "fit", options.random_seed, folder / ".training")
     _check(how)
+    _check_folder(options.out, folder)
     sessions = _sessions(options)
     subjects = list(dict.fromkeys(session.subject for session in sessions))
-    if not options.leave_one_out:
-        _train_stages(sessions, how, folder / "pretrained")
-        return 0
-    if len(subjects) < 2:
+    target = folder / ("leave-one-out" if options.leave_one_out else "pretrained")
+    if options.leave_one_out and len(subjects) < 2:
         what = f"holds {len(subjects)} participant, leaving one out needs two"
         raise UsageError(Fault(options.out, what, "Process more participants first"))
-    for number, left_out in enumerate(subjects, start=1):
-        print(f"Training {number} of {len(subjects)}", file=sys.stderr, flush=True)
-        others = [session for session in sessions if session.subject != left_out]
-        _train_stages(others, how, folder / "leave-one-out" / f"{number}")
+    with replacing_folder(target) as new:
+        _keep_others(target, how.method, new)
+        if options.leave_one_out:
+            _leave_one_out(sessions, subjects, how, new)
+        else:
+            _train_stages(sessions, how, new)
+    shutil.rmtree(how.training_dir, ignore_errors=True)
+    written = sorted(target.rglob("*_network.json"))
+    print(f"Written: {', '.join(map(str, written))}, each with its weights beside it", flush=True)
+    print(f"Use them by --checkpoint {target}", flush=True)
     return 0
+
+
+def _leave_one_out(
+    sessions: Sequence[SessionPlan], subjects: Sequence[str], how: How, folder: Path
+) -> None:
+    for number, left_out in enumerate(subjects, start=1):
+        print(f"Network {number} of {len(subjects)}, without sub-{left_out}", file=sys.stderr)
+        others = [session for session in sessions if session.subject != left_out]
+        _train_stages(others, how, folder / f"{number}")
+
+
+def _check_folder(out: Path, networks: Path) -> None:
+    """Refuse what is no output folder, and a file in the place of the networks."""
+    if not (out / "dataset_description.json").is_file():
+        raise UsageError(Fault(out, "is no output folder of cestprep", "Run cestprep first"))
+    if networks.exists() and not networks.is_dir():
+        raise UsageError(Fault(networks, "is a file, networks need this folder", "Move it away"))
+
+
+def _keep_others(target: Path, method: str, new: Path) -> None:
+    """Copy the networks of other methods."""
+    for file in target.rglob("*_network.*"):
+        if f"_desc-{method}_" not in file.name:
+            copy = new / file.relative_to(target)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
 
 
 def _check(how: How) -> None:
@@ -162,12 +195,11 @@ def _sessions(options: argparse.Namespace) -> list[SessionPlan]:
 
 def _train_stages(sessions: Sequence[SessionPlan], how: How, folder: Path) -> None:
     """Train stage after stage; each gets the answers of the networks before it."""
-    from cestprep import __version__
     from cestprep.bids.cohort import answered, common_problem, pooled
     from cestprep.bids.networks import write_network
-    from cestprep.bids.quantify import train, training_folder
+    from cestprep.bids.quantify import made, train, training_folder
     from cestprep.inference import methods
-    from cestprep.inference.checkpoint import Checkpoint, describe
+    from cestprep.inference.checkpoint import describe
     from cestprep.progress import ProgressLine
 
     method = methods.load(how.method)
@@ -186,11 +218,10 @@ def _train_stages(sessions: Sequence[SessionPlan], how: How, folder: Path) -> No
         )
         work = training_folder(how, stage, described, seen)
         trained = train(problem, seen, how, work, ProgressLine(stage))
-        checkpoint = Checkpoint(how.method, described, trained, subjects, __version__)
+        checkpoint = made(how, described, trained, subjects)
         about = {"Stage": stage, "Recipe": sessions[0].recipe.name}
         path = folder / f"acq-{stage}_model-{first.stage.model}_desc-{how.method}_network"
-        written = write_network(path.with_suffix(".safetensors"), checkpoint, about)
-        print(f"Written: {', '.join(map(str, written))}", flush=True)
+        write_network(path.with_suffix(".safetensors"), checkpoint, about)
         for session in sessions if stage in needed else ():
             places = chosen.get(session.label)
             if places is None:

@@ -45,15 +45,14 @@ def load_recipe(name_or_path: str) -> dict[str, Any]:
     UsageError
         If it cannot be read or does not make sense.
     """
-    import yaml
-
+    from cestprep.documents import parse_yaml
     from cestprep.inference.recipe import Recipe, RecipeError
 
     where = f"--recipe {name_or_path}"
     mend = "See the packaged recipes for the expected layout"
     try:
-        raw = yaml.safe_load(recipe_text(name_or_path))
-    except yaml.YAMLError as exc:
+        raw = parse_yaml(recipe_text(name_or_path), whole_aliases=True)
+    except ValueError as exc:
         raise UsageError(Fault(where, f"not valid YAML: {exc}", mend)) from None
     if not isinstance(raw, dict):
         raise UsageError(Fault(where, "expected a mapping of keys to values", mend))

@@ -30,11 +30,6 @@ from cestprep.inference.problem import InverseProblem
 from cestprep.inference.refine import Local, Mode, climb, locate, moments, weighted
 from cestprep.inference.residual import departures, fit_measured
 
-#: What the intervals are.
-INTERVAL = (
-    "central interval of the marginal posterior; without refinement, of a Gaussian in "
-    "unconstrained (logit) space"
-)
 #: A density this far (SD of the log-ratio) from the Gaussian of its moments is not Gaussian.
 MOST_DEPARTURE = 1.0
 #: Moments this far (SD) from those their box was made for are sought in another box.

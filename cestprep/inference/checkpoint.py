@@ -6,9 +6,10 @@ stored beside the weights, and `differences` says how two of them differ.
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import equinox as eqx
@@ -24,11 +25,17 @@ from cestprep.inference.training import Trained
 from cestprep.physics.constants import GAMMA_HZ_PER_UT
 from cestprep.physics.waveforms import Waveform
 
-FORMAT = 1
+FORMAT = 2
 _PUBLISHED = {"nbmf": paper.NBMF, "psvae": paper.PSVAE}
 #: Fields that agree to this are alike (scanners' frequencies differ from day to day).
 _RELATIVE = 2e-3
 _MOST_DIFFERENCES = 4
+#: Columns of the curve of training.
+_CURVE = ("part", "step", "loss in training", "loss of voxels kept aside")
+
+
+class DamagedWeightsError(ValueError):
+    """Weights that do not belong to their record or are no numbers."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,9 @@ class Checkpoint:
         Whose voxels it was trained on.
     version : str
         Of the package that trained it.
+    options : mapping
+        Of the method, all of them, as values JSON can hold.
+    seed : int
     """
 
     method: str
@@ -52,6 +62,8 @@ class Checkpoint:
     trained: Trained
     subjects: tuple[str, ...]
     version: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
 
 
 def describe(problem: InverseProblem, propagated: bool) -> dict[str, Any]:
@@ -66,7 +78,7 @@ def describe(problem: InverseProblem, propagated: bool) -> dict[str, Any]:
     protocol, model = problem.protocol, problem.model
     return {
         "field in T": protocol.frequency_mhz / GAMMA_HZ_PER_UT,
-        "volumes": [_text(v) for v in protocol.volumes],
+        "volumes": [dict(_flat(v)) for v in protocol.volumes],
         "M0 volumes": list(protocol.is_m0),
         "carrier phase": protocol.carrier_phase,
         "pools": [_text(pool) for pool in model.pools],
@@ -98,6 +110,23 @@ def _text(item: Any) -> str:
     return f"{type(item).__name__}({inside})"
 
 
+def _flat(item: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Numbers of a volume by the words that lead to them."""
+    inside = fields(item) if is_dataclass(item) and not isinstance(item, Waveform) else ()
+    if isinstance(item, tuple):
+        for i, x in enumerate(item, start=1):
+            word = type(x).__name__.lower()
+            yield from _flat(x, word if len(item) == 1 else f"{i}, {word}")
+    elif inside:
+        for f in inside:
+            value = getattr(item, f.name)
+            yield from _flat(value, f.name if name == "" else f"{name} {f.name}") if f.init else ()
+    elif is_dataclass(item) and not isinstance(item, Waveform):
+        yield name, "played"
+    else:
+        yield name, item if isinstance(item, int) else _text(item)
+
+
 def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     """How a checkpoint's problem differs from the one at hand, a line each; empty if it fits."""
     found = []
@@ -113,23 +142,37 @@ def _different(key: str, theirs: Any, ours: Any) -> list[str]:
     if isinstance(theirs, list) and isinstance(ours, list):
         if len(theirs) != len(ours):
             return [f"{key}: {len(theirs)} in the checkpoint, {len(ours)} here"]
-        pairs = zip(theirs, ours, strict=True)
-        lines = [
-            f"{key}, number {i}: {a} in the checkpoint, {b} here"
-            for i, (a, b) in enumerate(pairs, start=1)
-            if a != b
-        ]
+        lines = list(_differing(key, theirs, ours))
         more = len(lines) - _MOST_DIFFERENCES
         return lines[:_MOST_DIFFERENCES] + ([f"{key}: {more} more differ"] if more > 0 else [])
     return [] if theirs == ours else [f"{key}: {theirs} in the checkpoint, {ours} here"]
+
+
+def _differing(key: str, theirs: list[Any], ours: list[Any]) -> Iterator[str]:
+    """Lines about entries that differ; what differs alike in several is said once."""
+    alike: dict[tuple[str, str, str], list[int]] = {}
+    for number, pair in enumerate(zip(theirs, ours, strict=True), start=1):
+        a, b = (x if isinstance(x, Mapping) else {"": x} for x in pair)
+        for name in dict.fromkeys([*a, *b]):
+            if a.get(name) != b.get(name):
+                said = name, str(a.get(name, "nothing")), str(b.get(name, "nothing"))
+                alike.setdefault(said, []).append(number)
+    for (name, there, here), numbers in alike.items():
+        where = ", ".join(map(str, numbers[:_MOST_DIFFERENCES]))
+        where += f" and {more} more" if (more := len(numbers) - _MOST_DIFFERENCES) > 0 else ""
+        where = f"all {len(ours)}" if len(numbers) == len(ours) > 1 else f"number {where}"
+        what = f" {name}" if name else ""
+        yield f"{key}{what} ({where}): {there} in the checkpoint, {here} here"
 
 
 def to_stored(checkpoint: Checkpoint) -> tuple[bytes, dict[str, Any]]:
     """Weights in safetensors format, and everything else as values JSON can hold."""
     network = checkpoint.trained.network
     first = network.layers[0] if isinstance(network, PaperNetwork) else network.first
+    weights = safetensors.numpy.save(_named(network))
     record = {
         "Format": FORMAT,
+        "WeightsSHA256": hashlib.sha256(weights).hexdigest(),
         "Method": checkpoint.method,
         "Version": checkpoint.version,
         "SubjectsSeen": list(checkpoint.subjects),
@@ -139,9 +182,14 @@ def to_stored(checkpoint: Checkpoint) -> tuple[bytes, dict[str, Any]]:
             "parameters": getattr(network, "n_parameters", 2),
         },
         "Problem": dict(checkpoint.problem),
-        "TrainingCurve": [list(row) for row in checkpoint.trained.curve],
+        "Options": dict(checkpoint.options),
+        "Seed": checkpoint.seed,
+        "TrainingCurve": {
+            "Columns": list(_CURVE),
+            "Rows": [list(row) for row in checkpoint.trained.curve],
+        },
     }
-    return safetensors.numpy.save(_named(network)), record
+    return weights, record
 
 
 def from_stored(weights: bytes, record: Mapping[str, Any]) -> Checkpoint:
@@ -149,31 +197,46 @@ def from_stored(weights: bytes, record: Mapping[str, Any]) -> Checkpoint:
 
     Raises
     ------
+    DamagedWeightsError
+        If the weights are not those of the record, or not finite.
     ValueError
-        If it is of another format or damaged.
+        If the record is of another format or damaged.
     """
     try:
         if record["Format"] != FORMAT:
-            raise ValueError(f"format {record['Format']!r}, this version reads {FORMAT}")
+            raise ValueError(f"is of format {record['Format']!r}, this version reads {FORMAT}")
+        if record["WeightsSHA256"] != hashlib.sha256(weights).hexdigest():
+            raise DamagedWeightsError("is damaged, or not the one its record was written with")
         blank = _blank(record["Method"], **record["Network"])
+        curve = record["TrainingCurve"]["Rows"]
         trained = Trained(
             _filled(blank, safetensors.numpy.load(weights)),
-            tuple((str(n), int(s), float(a), float(b)) for n, s, a, b in record["TrainingCurve"]),
+            tuple((str(n), int(s), float(a), float(b)) for n, s, a, b in curve),
         )
         return Checkpoint(
             str(record["Method"]),
             dict(record["Problem"]),
             trained,
-            tuple(map(str, record["SubjectsSeen"])),
+            _texts(record["SubjectsSeen"]),
             str(record["Version"]),
+            dict(record["Options"]),
+            int(record["Seed"]),
         )
-    except (KeyError, TypeError, AttributeError, safetensors.SafetensorError) as exc:
-        raise ValueError(f"not a checkpoint of this package ({exc!r})") from None
+    except (KeyError, TypeError, AttributeError, OverflowError) as exc:
+        raise ValueError(f"is no checkpoint of this package ({exc!r})") from None
+    except safetensors.SafetensorError as exc:
+        raise DamagedWeightsError(f"is damaged ({exc})") from None
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(x, str) for x in values):
+        raise TypeError("SubjectsSeen is no list of texts")
+    return tuple(values)
 
 
 def _blank(method: str, kind: str, inputs: int, parameters: int) -> Any:
     if not (0 < inputs < 10_000 and 0 < parameters < 20):
-        raise ValueError(f"a network of {inputs} inputs and {parameters} parameters")
+        raise ValueError(f"is of a network of {inputs} inputs and {parameters} parameters")
     key = jax.random.key(0)
     if kind == "paper":
         return PaperNetwork.initial(inputs, _PUBLISHED[method], key)
@@ -189,10 +252,11 @@ def _filled(network: Any, named: Mapping[str, np.ndarray]) -> Any:
     """The network with arrays taken by name."""
     expected = _named(network)
     if expected.keys() != named.keys():
-        raise ValueError("weights of another network")
+        raise DamagedWeightsError("holds the weights of another network")
     for name, leaf in expected.items():
-        if named[name].shape != leaf.shape or not np.isfinite(named[name]).all():
-            raise ValueError(f"weights {name} are damaged")
+        found = named[name]
+        if found.shape != leaf.shape or found.dtype != leaf.dtype or not np.isfinite(found).all():
+            raise DamagedWeightsError(f"is damaged at {name}")
     arrays, static = eqx.partition(network, eqx.is_array)
     leaves = jax.tree_util.tree_map_with_path(
         lambda path, leaf: jax.numpy.asarray(named[jax.tree_util.keystr(path)], leaf.dtype), arrays

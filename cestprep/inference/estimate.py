@@ -39,6 +39,23 @@ USABLE = (Validity.OK, Validity.AT_BOUND, Validity.NOT_GAUSSIAN)
 
 
 @dataclass(frozen=True)
+class Meaning:
+    """What the numbers of an estimate are, in words.
+
+    Attributes
+    ----------
+    centre, interval : str
+    gaussian : bool
+        Whether intervals are those of a Gaussian in the parameters, too narrow where a pool is
+        nearly empty.
+    """
+
+    centre: str
+    interval: str
+    gaussian: bool = False
+
+
+@dataclass(frozen=True)
 class Estimate:
     """Estimates of ``p`` parameters in ``V`` voxels, in package units, voxels last.
 

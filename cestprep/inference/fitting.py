@@ -19,7 +19,7 @@ from cestprep.inference.network import Network, features, infer
 from cestprep.inference.options import within
 from cestprep.inference.problem import InverseProblem, Observation
 from cestprep.inference.residual import voxels_of
-from cestprep.inference.training import Part, Schedule, Store, Trained, train
+from cestprep.inference.training import CHECKS, Part, Schedule, Store, Trained, train
 
 #: With fewer voxels a subject's own say too little to train on.
 FEWEST_VOXELS = 20
@@ -50,10 +50,10 @@ class Options:
     refine: bool = True
 
     def __post_init__(self) -> None:
-        within(2, 1e7, steps=self.steps)  # the learning rate rises, then falls
+        within(CHECKS, 1e7, steps=self.steps)
         within(1, 1e7, simulated=self.simulated)
         within(1, 1e5, batch=self.batch)
-        within(2, 1e7, own_steps=self.own_steps or None)
+        within(CHECKS, 1e7, own_steps=self.own_steps or None)
 
 
 def learn(

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from scipy.special import chdtrc, ndtr, ndtri
 
-from cestprep.inference.estimate import Estimate, Validity, high_nrmse, solver_code
+from cestprep.inference.estimate import Estimate, Meaning, Validity, high_nrmse, solver_code
 from cestprep.inference.least_squares import degrees_of_freedom
 from cestprep.inference.likelihood import Departure
 from cestprep.inference.noise import RESIDUAL
@@ -36,6 +36,8 @@ _GRAVEST_FIRST = (
 Values: TypeAlias = np.ndarray | Array
 #: What the intervals are where a method gives moments only.
 CUT_GAUSSIAN = "Gaussian, cut at the bounds; the whole range where a parameter lies at its bound"
+MARGINAL = "central interval of the marginal posterior"
+LEAST_SQUARES = Meaning("best fit (weighted least squares)", CUT_GAUSSIAN, gaussian=True)
 
 
 @dataclass(frozen=True)

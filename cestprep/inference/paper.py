@@ -50,8 +50,8 @@ class Published:
         SD of the noise added to signals in training.
     multiplicative : bool
         Noise in proportion to each volume.
-    high : mapping of parameter name to float
-        Upper ends of the ranges in file units, lower ends being 0.
+    high : tuple of (name, parameter, float)
+        Upper ends of the ranges in package units, lower ends being 0.
     """
 
     hidden: int
@@ -65,7 +65,7 @@ class Published:
     spread_weight: float
     noise: float
     multiplicative: bool
-    high: tuple[tuple[str, float], ...]
+    high: tuple[tuple[str, str, float], ...]
 
 
 NBMF = Published(
@@ -80,7 +80,12 @@ NBMF = Published(
     spread_weight=0.8,
     noise=1e-3,
     multiplicative=False,
-    high=(("fss", 30.0), ("kssw", 150.0), ("fs", 1.2), ("ksw", 400.0)),
+    high=(
+        ("fss", "semisolid.fraction", 0.3),
+        ("kssw", "semisolid.k_exchange", 150.0),
+        ("fs", "amide.fraction", 0.012),
+        ("ksw", "amide.k_exchange", 400.0),
+    ),
 )
 PSVAE = Published(
     hidden=2,
@@ -94,26 +99,39 @@ PSVAE = Published(
     spread_weight=0.1,
     noise=1e-2,
     multiplicative=True,
-    high=(("fss", 30.0), ("kssw", 70.0), ("fs", 1.0), ("ksw", 500.0)),
+    high=(
+        ("fss", "semisolid.fraction", 0.3),
+        ("kssw", "semisolid.k_exchange", 70.0),
+        ("fs", "amide.fraction", 0.01),
+        ("ksw", "amide.k_exchange", 500.0),
+    ),
 )
 
 
 def published_problem(problem: InverseProblem, what: Published) -> InverseProblem:
-    """The problem with a paper's normalisation and ranges, where it names the parameters.
+    """The problem with a paper's normalisation and ranges, where it has the parameters.
 
     Raises
     ------
     ValueError
-        If the series has no reference volume to divide by.
+        If other than two parameters are free, or the series has no reference volume to divide by.
     """
-    high = dict(what.high)
+    only_two(problem)
+    high = {(name, parameter): most for name, parameter, most in what.high}
 
     def of(free: FreeParameter) -> FreeParameter:
-        return replace(free, low=0.0, high=high[free.name]) if free.name in high else free
+        most = high.get((free.name, free.parameter))
+        return free if most is None else replace(free, low=0.0, high=most / free.to_si)
 
     return replace(
         problem, free=tuple(of(f) for f in problem.free), normalization=what.normalization
     )
+
+
+def only_two(problem: InverseProblem) -> None:
+    """Raise ValueError where other than two parameters are free."""
+    if len(problem.free) != 2:
+        raise ValueError(f"paper mode has two free parameters, found {len(problem.free)}")
 
 
 class PaperNetwork(eqx.Module):
@@ -203,15 +221,7 @@ def published_loss(problem: InverseProblem, what: Published, batch: int) -> Loss
 def learn(
     problem: InverseProblem, voxels: Voxels, what: Published, steps: int, seed: int, part: Part
 ) -> Trained:
-    """Train as published on measured voxels.
-
-    Raises
-    ------
-    ValueError
-        If other than two parameters are free.
-    """
-    if len(problem.free) != 2:
-        raise ValueError(f"paper mode has two free parameters, found {len(problem.free)}")
+    """Train as published on measured voxels."""
     some = jax.tree.map(jnp.asarray, voxels)
     network = PaperNetwork.initial(_inputs(problem, some).shape[0], what, jax.random.key(seed))
     loss = published_loss(problem, what, min(_SLICE, some.noise.size))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from reprlib import repr as brief
 from typing import Any, Literal, TypeAlias, get_args
 
 from cestprep.physics.lineshapes import LINESHAPES
@@ -139,9 +140,9 @@ class Recipe:
         default = conventions.get("normalization", "unit-norm")
         stages = [_stage(s, default) for s in _list(_need(raw, "stages", "recipe"), "stages")]
         recipe = cls(
-            name=str(_need(raw, "name", "recipe")),
+            name=_text(_need(raw, "name", "recipe"), "name"),
             description=str(raw.get("description", "")),
-            field_t=_number(_need(raw, "field_t", "recipe"), "field_t"),
+            field_t=_field(_need(raw, "field_t", "recipe")),
             mask=_label(raw.get("mask", "brain"), "mask"),
             mt=_choice(conventions.get("mt", "z"), ("z", "xyz"), "conventions.mt"),
             pools_rebalance=_flag(conventions, "pools_rebalance"),
@@ -154,13 +155,13 @@ class Recipe:
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise RecipeError(f"{where}: expected a mapping of keys to values, found {value!r}")
+        raise RecipeError(f"{where}: expected a mapping of keys to values, found {brief(value)}")
     return value
 
 
 def _list(value: Any, where: str) -> list[Any]:
     if not isinstance(value, list) or not value:
-        raise RecipeError(f"{where}: expected a list with at least one entry, found {value!r}")
+        raise RecipeError(f"{where}: expected a list with at least one entry, found {brief(value)}")
     return value
 
 
@@ -180,27 +181,53 @@ def _known_keys(raw: Mapping[str, Any], known: set[str], where: str) -> None:
 
 def _choice(value: Any, choices: tuple[str, ...], where: str) -> Any:
     if value not in choices:
-        raise RecipeError(f"{where}: found {value!r}, expected one of {', '.join(choices)}")
+        raise RecipeError(f"{where}: found {brief(value)}, expected one of {', '.join(choices)}")
     return value
+
+
+#: Of labels that go into file names.
+_LONGEST_LABEL = 40
+#: A range narrower than this part of its ends is no range in single precision.
+_NARROWEST = 1e-4
+_MOST_FIELD_T = 30.0
 
 
 def _label(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not value.isalnum():
-        raise RecipeError(f"{where}: found {value!r}, expected letters and digits")
+    text = isinstance(value, str) and value.isascii() and value.isalnum()
+    if not text or len(value) > _LONGEST_LABEL:
+        raise RecipeError(
+            f"{where}: found {brief(value)}, expected at most {_LONGEST_LABEL} letters and digits, "
+            "since it goes into file names"
+        )
+    return str(value)
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise RecipeError(f"{where}: found {brief(value)}, expected a text")
     return value
+
+
+def _field(value: Any) -> float:
+    field_t = _number(value, "field_t")
+    if not 0 < field_t <= _MOST_FIELD_T:
+        raise RecipeError(
+            f"field_t: found {field_t:g} T, expected above 0, {_MOST_FIELD_T:g} at most"
+        )
+    return field_t
 
 
 def _flag(raw: Mapping[str, Any], key: str) -> bool:
     value = raw.get(key, True)
     if not isinstance(value, bool):
-        raise RecipeError(f"conventions.{key}: expected true or false, found {value!r}")
+        raise RecipeError(f"conventions.{key}: expected true or false, found {brief(value)}")
     return value
 
 
 def _number(value: Any, where: str) -> float:
     number = finite_number(value)
     if number is None:
-        raise RecipeError(f"{where}: expected a finite number, found {value!r}")
+        raise RecipeError(f"{where}: expected a finite number, found {brief(value)}")
     return number
 
 
@@ -254,12 +281,11 @@ def _free(name: str, raw: Any, pools: set[str], where: str) -> FreeParameter:
     unit = _choice(_need(raw, "unit", where), tuple(FILE_UNITS), f"{where}.unit")
     bounds = _list(_need(raw, "range", where), f"{where}.range")
     if len(bounds) != 2:
-        raise RecipeError(f"{where}.range: expected [low, high], found {bounds!r}")
+        raise RecipeError(f"{where}.range: expected [low, high], found {brief(bounds)}")
     low, high = (_number(b, f"{where}.range") for b in bounds)
-    if not low < high:
-        raise RecipeError(f"{where}.range: low ({low}) must be below high ({high})")
-    if not name.isalnum():
-        raise RecipeError(f"{where}: the name goes into file names, letters and digits only")
+    if not high - low > _NARROWEST * max(abs(low), abs(high)):
+        raise RecipeError(f"{where}.range: low ({low}) must be well below high ({high})")
+    _label(name, where)
     parameter, meaning = str(_need(raw, "parameter", where)), str(raw.get("meaning", ""))
     _known_parameter(parameter, pools, where)
     expected = parameter_unit(parameter)
@@ -271,7 +297,7 @@ def _free(name: str, raw: Any, pools: set[str], where: str) -> FreeParameter:
 
 
 def _stage(raw: Any, default_normalization: str) -> Stage:
-    name = str(_need(raw, "name", "stages"))
+    name = _label(str(_need(raw, "name", "stages")), "stages.name")
     where = f"stage {name}"
     _known_keys(
         raw,
@@ -295,12 +321,16 @@ def _stage(raw: Any, default_normalization: str) -> Stage:
         _known_parameter(parameter, pool_names, f"{where}.inherit")
         stage, _, free_name = str(source).partition(".")
         inherited.append((parameter, stage, free_name))
-    free = []
-    for free_name, spec in _mapping(_need(raw, "free", where), f"{where}.free").items():
-        free.append(_free(str(free_name), spec, pool_names, f"{where}.free.{free_name}"))
+    asked = _mapping(_need(raw, "free", where), f"{where}.free")
+    free = [_free(str(n), spec, pool_names, f"{where}.free.{n}") for n, spec in asked.items()]
+    if len({f.name.casefold() for f in free}) < max(1, len(free)):
+        raise RecipeError(
+            f"{where}.free: {', '.join(map(str, asked)) or 'nothing'}; expected at least one name, "
+            "and no two that differ in capitals only"
+        )
     return Stage(
         name=name,
-        target=str(_need(raw, "target", where)),
+        target=_text(_need(raw, "target", where), f"{where}.target"),
         model=_choice(_need(raw, "model", where), tuple(MODELS), f"{where}.model"),
         pools=tuple(pools),
         constants=tuple(constants),
@@ -345,8 +375,8 @@ def _check_consistency(recipe: Recipe) -> None:
     seen: dict[str, Stage] = {}
     for stage in recipe.stages:
         where = f"stage {stage.name}"
-        if stage.name in seen or not stage.name.isalnum():
-            raise RecipeError(f"{where}: stage names must be unique, letters and digits only")
+        if stage.name.casefold() in map(str.casefold, seen):
+            raise RecipeError(f"{where}: stage names must be unique, whatever their capitals")
         for parameter, source, free_name in stage.inherited:
             kinds = (
                 {f.name: _kind(f.parameter) for f in seen[source].free} if source in seen else {}

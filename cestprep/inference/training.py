@@ -20,6 +20,8 @@ Loss = Callable[[Any, Any, Array], Array]
 
 
 _CHECK_BATCHES = 4
+#: How often a training looks at the voxels kept aside; its steps are a multiple of this.
+CHECKS = 40
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Schedule:
     steps: int
     peak_rate: float = 1e-3
     warm_up: float = 0.05
-    checks: int = 40
+    checks: int = CHECKS
     patience: int = 12
 
 

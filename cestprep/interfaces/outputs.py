@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ class SessionInputSpec(BaseInterfaceInputSpec):
     method = traits.Str(mandatory=True, desc="estimation method")
     mode = traits.Str(mandatory=True, desc="fit, transfer or transfer+refine")
     options = traits.Dict(mandatory=True, desc="options of the method, by name, as texts")
+    seed = traits.Int(0, usedefault=True, desc="random seed")
 
 
 class SavedOutputSpec(TraitedSpec):
@@ -38,9 +40,13 @@ class SavedOutputSpec(TraitedSpec):
 def _sink(inputs: Any) -> Any:
     """Sink that a writer's inputs describe."""
     from cestprep.bids.derivatives import Sink
+    from cestprep.bids.quantify import settings_of
 
     datasets = {name: Path(root) for name, root in inputs.datasets.items()}
-    return Sink(Path(inputs.out_dir), datasets, inputs.method, inputs.mode, inputs.options)
+    options = asdict(settings_of(inputs.method, inputs.options, inputs.mode))
+    return Sink(
+        Path(inputs.out_dir), datasets, inputs.method, inputs.mode, options, inputs.seed
+    )
 
 
 class SaveReference(SimpleInterface):
@@ -83,7 +89,9 @@ class SaveStage(SimpleInterface):
         estimate = load_estimate(Path(self.inputs.estimate))
         record = load_record(Path(self.inputs.record))
         plan = session.stage(self.inputs.stage)
-        written = write_stage(sink, session, plan, estimate, record, methods.load(sink.method))
+        method = methods.load(sink.method)
+        meaning = method.meaning(method.Options(**sink.options))
+        written = write_stage(sink, session, plan, estimate, record, method, meaning)
         if isdefined(self.inputs.network):
             written += copy_network(sink, session, plan, [Path(f) for f in self.inputs.network])
         self._results["out_files"] = [str(p) for p in written]

@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -142,6 +143,23 @@ def signal_figure(measured: np.ndarray, fitted: np.ndarray, is_m0: Sequence[bool
     bottom.axhline(0, color="#999999", lw=0.8)
     bottom.set_ylabel("measured - fitted")
     bottom.set_xlabel("volume")
+    return _png(figure)
+
+
+def training_figure(curve: Sequence[Sequence[Any]]) -> str:
+    """Loss in training and of the voxels kept aside, by step, a panel for each part."""
+    parts = list(dict.fromkeys(row[0] for row in curve))
+    figure = Figure((4.2 * len(parts), 2.4), DPI, layout="constrained")
+    for axis, part in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
+        steps, seen, aside = zip(*(row[1:] for row in curve if row[0] == part), strict=True)
+        axis.plot(steps, seen, color="#8d99ae", label="in training")
+        axis.plot(steps, aside, color="#1d3557", label="voxels kept aside")
+        axis.set_title(part, fontsize=9)
+        axis.set_xlabel("step")
+        axis.set_ylabel("loss")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8)
+        axis.legend(fontsize=8, frameon=False)
     return _png(figure)
 
 

@@ -19,7 +19,7 @@ from cestprep.bids.observe import Record
 from cestprep.bids.plan import SessionPlan, StagePlan
 from cestprep.bids.regions import region_voxels
 from cestprep.inference import methods
-from cestprep.inference.estimate import Estimate, Validity
+from cestprep.inference.estimate import Estimate, Meaning, Validity
 from cestprep.inference.measured import MISFIT_P
 from cestprep.report import figures, statistics
 from cestprep.report.display import Display
@@ -68,6 +68,9 @@ def write_report(
         "session": session,
         "method": sink.method,
         "method_title": methods.load(sink.method).TITLE,
+        "meaning": _meaning(sink),
+        "retrained": methods.trains(methods.load(sink.method)),
+        "estimation": _estimation_rows(sink, session),
         "n_mask": int(display.mask.sum()),
         "reference": figures.reference_figure(
             display.show(reference), display.show(display.mask), display.aspect
@@ -106,6 +109,28 @@ def _write_table(path: Path, table: pd.DataFrame, columns: Mapping[str, str]) ->
     text = table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g")
     described = {name: {"Description": what} for name, what in columns.items()}
     return [write_text(path, text), write_json(path.with_suffix(".json"), described)]
+
+
+def _meaning(sink: Sink) -> Meaning:
+    method = methods.load(sink.method)
+    return method.meaning(method.Options(**sink.options))
+
+
+def _estimation_rows(sink: Sink, session: SessionPlan) -> list[tuple[str, str]]:
+    """How was estimated, and by which network if one was reused."""
+    options = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {str(v).lower()}"
+                        for k, v in sink.options.items() if v is not None)  # fmt: skip
+    rows = [
+        ("Method", f"{sink.method} ({methods.load(sink.method).TITLE}), mode {sink.mode}"),
+        ("Settings", f"{options}, seed {sink.seed}" if options else f"seed {sink.seed}"),
+    ]
+    for plan in session.stages:
+        if plan.network is not None:
+            rows += [
+                (f"Network of stage {plan.stage.name}", str(plan.network)),
+                ("trained on", session.seen_by(plan)),
+            ]
+    return rows
 
 
 def _normalization_rows(
@@ -183,6 +208,7 @@ def _stage(
         "fidelity": figures.maps_figure(fidelity, display.aspect),
         "validity_map": _validity_figure(estimate, meanings, display),
         "signal": _signal_figure(plan, estimate, display) if valid.any() else None,
+        "training": figures.training_figure(record.curve) if record.curve else None,
     }
 
 

@@ -68,6 +68,7 @@ def init_session_wf(plan: SessionPlan, settings: Settings, datasets: Mapping[str
         "method": settings.method,
         "mode": settings.mode,
         "options": settings.method_options,
+        "seed": settings.random_seed,
     }
     report = SafeNode(SaveReport(**shared, command=command), name=REPORT_NODE)
     fits: dict[str, pe.Node] = {}

@@ -10,7 +10,7 @@ import numpy as np
 import problems
 import pytest
 
-from cestprep.inference import paper, solving
+from cestprep.inference import methods, paper, solving
 from cestprep.inference.measured import Measured
 from cestprep.inference.methods import grid, nbmf, psvae
 from cestprep.inference.residual import voxels_of
@@ -142,16 +142,45 @@ def test_the_published_grid_by_brute_force(seen):
 
 
 def test_paper_mode_has_two_free_parameters(seen):
-    problem, _, observation = seen
+    problem = seen[0]
     three = dataclasses.replace(
         problem,
         free=(*problem.free, dataclasses.replace(problem.free[0], name="t1", parameter="t1")),
         known_parameters=("t2", "b0_ppm", "b1_scale"),
     )
-    fewer = dataclasses.replace(
-        observation,
-        known=observation.known[1:],
-        known_covariance=observation.known_covariance[1:, 1:],
-    )
-    with pytest.raises(ValueError, match="two free parameters, found 3"):
-        psvae.learn(three, fewer, options=psvae.Options(paper=True, steps=2))
+    for method in (psvae, nbmf, grid):
+        with pytest.raises(ValueError, match="two free parameters, found 3"):
+            method.adapted(three, method.Options(paper=True))
+
+
+def test_published_ranges_are_of_parameters_not_of_names(seen):
+    """A rate called fss keeps its range; a fraction per one instead of percent changes its own."""
+    problem = seen[0]
+    fraction, rate = problem.free
+    swapped = (dataclasses.replace(fraction, name="kssw"), dataclasses.replace(rate, name="fss"))
+    kept = paper.published_problem(dataclasses.replace(problem, free=swapped), paper.PSVAE)
+    assert [(f.low, f.high) for f in kept.free] == [(f.low, f.high) for f in problem.free]
+    per_one = dataclasses.replace(fraction, unit="1", low=0.01, high=0.2)
+    found = paper.published_problem(dataclasses.replace(problem, free=(per_one, rate)), paper.PSVAE)
+    assert (found.free[0].low, found.free[0].high, found.free[1].high) == (0, 0.3, 70)
+
+
+@pytest.mark.parametrize(("name", "idle"), [("psvae", "refine"), ("grid", None), ("nbmf", "batch")])
+def test_options_without_effect_in_paper_mode_are_refused(name, idle):
+    assert methods.options_of(name, {"paper": "true"}).paper
+    if idle is not None:
+        value = {"refine": "true", "batch": "9"}[idle]
+        with pytest.raises(ValueError, match=f"{idle}: no effect"):
+            methods.options_of(name, {"paper": "true", idle: value})
+
+
+def test_more_axes_than_a_method_has_are_refused(seen):
+    problem = seen[0]
+    names = ["t1", "t2", "b0_ppm"]
+    more = tuple(dataclasses.replace(problem.free[0], name=n, parameter=n) for n in names)
+    wide = dataclasses.replace(problem, free=(*problem.free, *more))
+    for name in ("grid", "psvae", "supervised"):
+        method = methods.load(name)
+        with pytest.raises(ValueError, match="3 parameters at most, free are 5"):
+            methods.adapted(name, wide, method.Options())
+    assert methods.adapted("psvae", wide, psvae.Options(refine=False)) is wide

@@ -30,6 +30,28 @@ def test_documented_ranges():
 
 BREAKAGES = {
     "unknown key": (lambda r: r.update(stage=[]), "unknown key"),
+    "two names alike": (
+        lambda r: r["stages"][0]["free"].update(FSS=r["stages"][0]["free"]["fss"]),
+        "differ in capitals only",
+    ),
+    "number and text of one name": (
+        lambda r: r["stages"][0]["free"].update(
+            {5: r["stages"][0]["free"]["fss"], "5": r["stages"][0]["free"]["kssw"]}
+        ),
+        "no two that differ",
+    ),
+    "nothing to estimate": (lambda r: r["stages"][0].update(free={}), "at least one name"),
+    "range of nothing": (
+        lambda r: r["stages"][0]["free"]["kssw"].update(range=[10, 10.0000001]),
+        "well below high",
+    ),
+    "endless name": (
+        lambda r: r["stages"][0]["free"].update({"x" * 300: r["stages"][0]["free"].pop("kssw")}),
+        "at most 40 letters",
+    ),
+    "no field": (lambda r: r.update(field_t=0), "expected above 0"),
+    "target list": (lambda r: r["stages"][0].update(target=["MT"]), "expected a text"),
+    "stage name for files": (lambda r: r["stages"][0].update(name="a/b"), "letters and digits"),
     "no stages": (lambda r: r.pop("stages"), "'stages' is missing"),
     "stages no list": (lambda r: r.update(stages={}), "expected a list"),
     "reversed range": (lambda r: r["stages"][0]["free"]["fss"].update(range=[30, 0]), "below high"),

@@ -1,10 +1,11 @@
 """Estimation methods: one module each, found by its name; adding a method touches one file.
 
-A module offers ``TITLE``, ``INTERVAL`` (what its credible intervals are), ``Options`` (a frozen
-dataclass of its settings), ``NEEDS_NOISE`` and ``estimate``, returning an
+A module offers ``TITLE``, ``Options`` (a frozen dataclass of its settings), ``meaning`` (what its
+numbers are, by its options), ``NEEDS_NOISE`` and ``estimate``, returning an
 `cestprep.inference.estimate.Estimate` for every voxel of an observation.  One that trains also
-offers ``learn``, whose result ``estimate`` takes as ``learned``.  Where a method
-needs a noise level, observations come with one (`cestprep.inference.solving`).
+offers ``learn``, whose result ``estimate`` takes as ``learned``; one with a ``paper`` mode says in
+``PAPER_OPTIONS`` which settings count there; ``adapted`` refuses or changes a problem.  Where a
+method needs a noise level, observations come with one (`cestprep.inference.solving`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import fields
 from typing import Any, Protocol, cast
 
 from cestprep.inference.chunks import Progress
-from cestprep.inference.estimate import Estimate
+from cestprep.inference.estimate import Estimate, Meaning
 from cestprep.inference.problem import InverseProblem, Observation
 
 
@@ -24,9 +25,12 @@ class Method(Protocol):
     """What a method's module offers."""
 
     TITLE: str
-    INTERVAL: str
     NEEDS_NOISE: bool
     Options: Any
+
+    def meaning(self, options: Any) -> Meaning:
+        """What means and intervals are."""
+        ...
 
     def estimate(
         self,
@@ -69,6 +73,12 @@ def trained_names() -> tuple[str, ...]:
     return tuple(name for name in names() if trains(load(name)))
 
 
+def paper_options(name: str) -> frozenset[str]:
+    """Settings that count in a method's paper mode; none if it has no such mode."""
+    found: frozenset[str] = getattr(load(name), "PAPER_OPTIONS", frozenset())
+    return found
+
+
 def adapted(name: str, problem: InverseProblem, options: Any) -> InverseProblem:
     """The problem a method solves in place of a recipe's, by its options.
 
@@ -88,9 +98,14 @@ def options_of(name: str, given: Mapping[str, str]) -> Any:
     Raises
     ------
     ValueError
-        If the method has no such option, or a text is not a value of its kind.
+        If the method has no such option, a text is not a value of its kind, or one is without
+        effect beside the others.
     """
     kinds = {f.name: str(f.type) for f in fields(load(name).Options)}
+    if given.get("paper") == "true":
+        idle = sorted(given.keys() & kinds.keys() - paper_options(name))
+        if idle:
+            raise ValueError(f"{', '.join(idle)}: no effect with paper=true")
     values = {}
     for key, text in given.items():
         if key not in kinds:

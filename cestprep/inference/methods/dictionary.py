@@ -37,7 +37,7 @@ from jax import Array
 
 from cestprep.inference import least_squares, linalg
 from cestprep.inference.chunks import Progress, over_chunks, phase, predict_all, voxels_per_chunk
-from cestprep.inference.estimate import Estimate
+from cestprep.inference.estimate import Estimate, Meaning
 from cestprep.inference.measured import CUT_GAUSSIAN, Measured
 from cestprep.inference.options import within
 from cestprep.inference.problem import InverseProblem, Observation
@@ -45,7 +45,7 @@ from cestprep.inference.residual import departures, fit_measured
 from cestprep.phantom import sampler
 
 TITLE = "dictionary of simulated signals, nearest match"
-INTERVAL = (
+_INTERVAL = (
     "no posterior (a dictionary has none): linearised fit at the match plus the spacing of the "
     f"entries; {CUT_GAUSSIAN}"
 )
@@ -87,6 +87,12 @@ class Options:
         within(1, 1e4, nodes=self.nodes)
         within(self.nodes, 2e7, entries=self.entries)
         within(0, 100, moves=self.moves)
+
+
+def meaning(options: Options) -> Meaning:
+    """What means and intervals are."""
+    del options
+    return Meaning("parameters of the nearest entry", _INTERVAL, gaussian=True)
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cestprep.inference.chunks import Progress
-from cestprep.inference.estimate import Estimate, Validity
-from cestprep.inference.grid import explore_all, published_all
-from cestprep.inference.measured import Measured
+from cestprep.inference.estimate import Estimate, Meaning, Validity
+from cestprep.inference.grid import FINAL_CELLS, explore_all, published_all
+from cestprep.inference.measured import MARGINAL, Measured
+from cestprep.inference.options import at_most
+from cestprep.inference.paper import only_two
 from cestprep.inference.problem import InverseProblem, Observation
 from cestprep.inference.residual import departures, voxels_of
 
 TITLE = "reference posterior on a refined grid (uniform prior, exact signals)"
-INTERVAL = "central interval of the marginal posterior"
 NEEDS_NOISE = True
+PAPER_OPTIONS = frozenset({"paper"})
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,20 @@ class Options:
     """
 
     paper: bool = False
+
+
+def meaning(options: Options) -> Meaning:
+    """What means and intervals are."""
+    del options
+    return Meaning("posterior mean", MARGINAL)
+
+
+def adapted(problem: InverseProblem, options: Options) -> InverseProblem:
+    """The problem, if a grid can have its axes."""
+    if options.paper:
+        only_two(problem)
+    at_most(max(FINAL_CELLS), [f.name for f in problem.free if f.parameter != "m0"])
+    return problem
 
 
 def estimate(

@@ -17,18 +17,18 @@ import numpy as np
 
 from cestprep.inference import amortized, answers, least_squares, paper, unconstrained
 from cestprep.inference.chunks import Progress, phase, replaced
-from cestprep.inference.estimate import Estimate, Validity
+from cestprep.inference.estimate import Estimate, Meaning, Validity
 from cestprep.inference.fitting import FEWEST_VOXELS, halves, on_device
-from cestprep.inference.measured import CUT_GAUSSIAN, Measured
+from cestprep.inference.measured import CUT_GAUSSIAN, LEAST_SQUARES, Measured
 from cestprep.inference.network import Network, features, infer
 from cestprep.inference.options import within
 from cestprep.inference.problem import InverseProblem, Observation
 from cestprep.inference.residual import departures, fit_measured, voxels_of
-from cestprep.inference.training import Part, Schedule, Store, Trained, train
+from cestprep.inference.training import CHECKS, Part, Schedule, Store, Trained, train
 
 TITLE = "neural Bloch-McConnell fitting"
-INTERVAL = CUT_GAUSSIAN
 NEEDS_NOISE = True
+PAPER_OPTIONS = frozenset({"paper", "steps", "refine"})
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,14 @@ class Options:
     paper: bool = False
 
     def __post_init__(self) -> None:
-        within(2, 1e7, steps=self.steps)
+        within(CHECKS, 1e7, steps=self.steps)
         within(1, 1e5, batch=self.batch)
         within(0, 10, parameter_noise=self.parameter_noise)
+
+
+def meaning(options: Options) -> Meaning:
+    """What means and intervals are."""
+    return LEAST_SQUARES if options.refine else Meaning("network's answer", CUT_GAUSSIAN, True)
 
 
 def adapted(problem: InverseProblem, options: Options) -> InverseProblem:

@@ -11,17 +11,17 @@ from dataclasses import dataclass
 
 from cestprep.inference import answers, fitting, paper
 from cestprep.inference.chunks import Progress, phase
-from cestprep.inference.estimate import Estimate
-from cestprep.inference.measured import Measured
+from cestprep.inference.estimate import Estimate, Meaning
+from cestprep.inference.measured import CUT_GAUSSIAN, MARGINAL, Measured
+from cestprep.inference.options import at_most
 from cestprep.inference.problem import InverseProblem, Observation
+from cestprep.inference.refine import NODES
 from cestprep.inference.residual import voxels_of
 from cestprep.inference.training import Part, Store, Trained
 
 TITLE = "physics-structured variational autoencoder"
-INTERVAL = (
-    f"{answers.INTERVAL}; in paper mode of one in the parameters themselves, cut at the bounds"
-)
 NEEDS_NOISE = True
+PAPER_OPTIONS = frozenset({"paper", "steps"})
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,22 @@ class Options(fitting.Options):
     paper: bool = False
 
 
-def adapted(problem: InverseProblem, options: Options) -> InverseProblem:
-    """The problem with the paper's ranges and normalisation in its mode."""
-    return paper.published_problem(problem, paper.PSVAE) if options.paper else problem
+def meaning(options: fitting.Options) -> Meaning:
+    """What means and intervals are."""
+    if isinstance(options, Options) and options.paper:
+        return Meaning("centre of the network's Gaussian", CUT_GAUSSIAN, gaussian=True)
+    if options.refine:
+        return Meaning("posterior mean", MARGINAL)
+    return Meaning("posterior mean, by the network", "of the network's Gaussian of logits")
+
+
+def adapted(problem: InverseProblem, options: fitting.Options) -> InverseProblem:
+    """The problem; with the paper's ranges and normalisation in its mode."""
+    if isinstance(options, Options) and options.paper:
+        return paper.published_problem(problem, paper.PSVAE)
+    if options.refine:
+        at_most(max(NODES), [f.name for f in problem.free])
+    return problem
 
 
 def learn(

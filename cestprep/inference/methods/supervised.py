@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cestprep.inference import answers, fitting
+from cestprep.inference import fitting
 from cestprep.inference.chunks import Progress
 from cestprep.inference.estimate import Estimate
-from cestprep.inference.methods import psvae
+from cestprep.inference.methods.psvae import adapted, meaning
+from cestprep.inference.methods.psvae import estimate as answer
 from cestprep.inference.problem import InverseProblem, Observation
 from cestprep.inference.training import Store, Trained
 
 TITLE = "network trained on simulated signals"
-INTERVAL = answers.INTERVAL
 NEEDS_NOISE = True
+__all__ = ["NEEDS_NOISE", "TITLE", "Options", "adapted", "estimate", "learn", "meaning"]
 
 
 @dataclass(frozen=True)
@@ -44,4 +45,4 @@ def estimate(
     learned: Trained | None = None,
 ) -> Estimate:
     """Answer for every voxel, by what `learn` made."""
-    return psvae.estimate(problem, observation, seed, progress, options or Options(), learned)
+    return answer(problem, observation, seed, progress, options or Options(), learned)

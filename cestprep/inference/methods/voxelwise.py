@@ -5,17 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from cestprep.inference.chunks import Progress
-from cestprep.inference.estimate import Estimate, Validity
+from cestprep.inference.estimate import Estimate, Meaning, Validity
 from cestprep.inference.least_squares import Options
-from cestprep.inference.measured import CUT_GAUSSIAN, Measured
+from cestprep.inference.measured import LEAST_SQUARES, Measured
 from cestprep.inference.problem import InverseProblem, Observation
 from cestprep.inference.residual import departures, fit_measured
 
-__all__ = ["INTERVAL", "NEEDS_NOISE", "TITLE", "Options", "estimate"]
+__all__ = ["NEEDS_NOISE", "TITLE", "Options", "estimate", "meaning"]
 
 TITLE = "voxelwise bounded least squares (multi-start Levenberg-Marquardt)"
-INTERVAL = CUT_GAUSSIAN
 NEEDS_NOISE = False
+
+
+def meaning(options: Options) -> Meaning:
+    """What means and intervals are."""
+    del options
+    return LEAST_SQUARES
 
 
 def estimate(
