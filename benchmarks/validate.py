@@ -70,12 +70,12 @@ def _coverage(stage: str) -> Rows:
 
 
 def _elsewhere() -> Rows:
-    return {
-        f"{stage}, {name}": row
-        for study in (coverage.of_brain, coverage.of_bmctool)
-        for stage in ("mt", "amide")
-        for name, row in _alone(study, stage).items()
-    }
+    rows: Rows = {}
+    for study in (coverage.of_bmctool, coverage.of_brain):
+        for stage in ("mt", "amide"):
+            rows |= {f"{stage}, {name}": row for name, row in _alone(study, stage).items()}
+            print(json.dumps(rows, indent=1), flush=True)
+    return rows
 
 
 def _faults() -> Rows:

@@ -23,19 +23,23 @@ from cestprep.physics.protocol import Protocol, Readout, Recovery, Saturation, S
 
 sys.path.insert(0, str(cases.ROOT / "tests" / "physics"))
 _PULSES = 10
+#: All offsets are multiples of this (ppm), so that one time is whole turns of each.
+_STEP_PPM = {"mt": 2.0, "amide": 3.5}
 
 
 def problem(stage: str) -> tuple[InverseProblem, Any]:
     """A stage of the 3 T recipe with that protocol, and the protocol as a Pulseq sequence."""
     from test_bmctool import FREQUENCY, generated_sequence, whole_turns
 
+    step = _STEP_PPM[stage]
+    turns = whole_turns(step, 0.1)
     like = fingerprinting_protocol(cases.OFFSETS_PPM[stage], FREQUENCY, pulsed=True)
     volumes = []
     for block in like.blocks:
         if isinstance(block, Saturation):
-            turns = whole_turns(block.offset_ppm, 0.1)
+            offset = step * round(block.offset_ppm / step)
             recovery = 1.0 if volumes else 15.0
-            volumes.append((recovery, block.offset_ppm, block.b1_ut, turns, _PULSES, turns))
+            volumes.append((recovery, offset, block.b1_ut, turns, _PULSES, turns))
     blocks: list[Any] = []
     for recovery, offset, b1, pulse, count, delay in volumes:
         saturation = Saturation(offset, b1, pulse, count, delay, "none")
