@@ -18,6 +18,7 @@ import sessions
 import yaml
 
 from cestprep.bids.demo import DemoOptions, write_demo
+from cestprep.bids.validation import validate
 from cestprep.data import load_recipe
 from cestprep.inference.recipe import Recipe
 
@@ -261,3 +262,9 @@ def test_training_needs_an_output_folder_with_room(cohort, tmp_path):
     (out / "networks").write_text("")
     done = tool("train", out, "--recipe", cohort / "mt.yaml")
     assert (done.returncode, "is a file" in done.stderr) == (2, True)
+
+
+def test_networks_and_maps_are_valid(cohort):
+    """Also of fitted networks, which the other methods do not leave."""
+    errors = validate(cohort / "fit").errors
+    assert not errors, [str(error)[:300] for error in errors]

@@ -12,6 +12,7 @@ import pytest
 import sessions
 import yaml
 
+from cestprep.bids.validation import validate
 from cestprep.data import load_recipe
 
 CEST = "sub-01/ses-01/cest/sub-01_ses-01"
@@ -291,3 +292,11 @@ def test_report_shows_both_normalisations(done):
     for _, unit_norm, m0 in rows:  # simulated data without misfit: the choice matters little
         assert float(m0) == pytest.approx(float(unit_norm), rel=0.2)
         assert m0 != unit_norm
+
+
+def test_everything_written_is_valid(done):
+    """By the extended schema and our cross-checks, and by the released standard."""
+    for root in (done / "bids", done / "out", *(done / "bids/derivatives").iterdir()):
+        for stock in (False, True):
+            errors = validate(root, stock=stock).errors
+            assert not errors, [str(error)[:300] for error in errors]

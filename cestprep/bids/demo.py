@@ -12,6 +12,7 @@ import pandas as pd
 
 from cestprep import __version__
 from cestprep.bids.files import write_image, write_json, write_text
+from cestprep.bids.spec import DERIVATIVE_BIDSIGNORE, RAW_BIDSIGNORE
 from cestprep.inference.recipe import Recipe, Stage
 from cestprep.phantom.head import LABELS, Head, fingerprinting_protocol, make_head, noisy_signal
 from cestprep.physics.protocol import Protocol
@@ -96,7 +97,8 @@ def write_demo(root: Path, options: DemoOptions, subject: str = "01", session: s
 
 
 def _dataset(root: Path, name: str, kind: str) -> None:
-    write_text(root / ".bidsignore", "\n".join(["**/cest", "*_cest.*", "*_cestcontext.*"]) + "\n")
+    ignored = RAW_BIDSIGNORE if kind == "raw" else DERIVATIVE_BIDSIGNORE
+    write_text(root / ".bidsignore", "\n".join(ignored) + "\n")
     write_json(
         root / "dataset_description.json",
         {
@@ -105,6 +107,7 @@ def _dataset(root: Path, name: str, kind: str) -> None:
             "DatasetType": kind,
             "License": "CC0",
             "GeneratedBy": [{"Name": "cestprep-tools demo", "Version": __version__}],
+            **({"DatasetLinks": {"raw": "../.."}} if kind == "derivative" else {}),
         },
     )
 
@@ -198,7 +201,13 @@ def _write_truth(root: Path, where: tuple[str, str], head: Head, like: nib.Nifti
                  recipe: Recipe) -> None:  # fmt: skip
     _dataset(root, "True parameters", "derivative")
     for stage in recipe.stages:
-        shared = {"Model": {"Name": stage.model}, "Estimator": {"Name": "truth"}}
+        series = f"{where[0]}/cest/{where[1]}_acq-{stage.name}_cest.nii.gz"
+        shared = {
+            "Model": {"Name": stage.model},
+            "Estimator": {"Name": "truth"},
+            "SpatialReference": f"bids:raw:{series}",
+            "SkullStripped": True,
+        }
         for free in stage.free:
             stem = (f"{where[0]}/cest/{where[1]}_acq-{stage.name}_space-cestref_model-{stage.model}"
                     f"_param-{free.name}_desc-truth_cestmap")  # fmt: skip

@@ -341,7 +341,8 @@ def copy_network(
 ) -> list[Path]:
     """Keep a trained network beside the maps; returns the paths of weights and record."""
     shared = {**plan.entities, "model": plan.stage.model, "desc": sink.method}
-    about = {"Model": plan.stage.model, "Estimator": estimator_fields(sink, session, plan)}
+    model = {"Name": plan.stage.model}
+    about = {"Model": model, "Estimator": estimator_fields(sink, session, plan)}
     written = []
     for file in files:
         path = sink.path(session, "network", file.suffix, **shared)

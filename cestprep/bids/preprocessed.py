@@ -14,8 +14,9 @@ from cestprep.bids.plan import SessionPlan, StagePlan
 from cestprep.bids.session import MAP_SUFFIXES
 
 DESCRIPTION = "preproc"
-#: Units the maps are written in, by quantity, and the factor to them from package units.
-_WRITTEN = {"T1": ("s", 1.0), "T2": ("s", 1.0), "B0": ("ppm", 1.0), "B1": ("percent", 100.0)}
+#: Units the maps are written in, by quantity, and the factor to them from package units; None: the
+#: scanner frequency.
+_WRITTEN = {"T1": ("s", 1.0), "T2": ("s", 1.0), "B0": ("Hz", None), "B1": ("percent", 100.0)}
 _FOLDER = {"T1": "anat", "T2": "anat", "B0": "fmap", "B1": "fmap"}
 
 
@@ -28,6 +29,8 @@ def write_preprocessed(sink: Sink, session: SessionPlan) -> list[Path]:
     for source in session.auxiliary:
         for stat, image in _maps_of(source):
             written += _write_map(sink, session, source, stat, image, fields)
+        if source.quantity == "B0" and source.image is not None:
+            written += _write_magnitude(sink, session, fields)
     mask = load_image(session.mask)
     path = sink.path(session, "mask", space="cestref", desc=session.recipe.mask)
     inside = (image_data(session.mask) > 0).astype("uint8")
@@ -69,7 +72,19 @@ def _write_map(
     unit, factor = _WRITTEN[source.quantity]
     where = {"datatype": _FOLDER[source.quantity], "space": "cestref"}
     path = sink.path(session, MAP_SUFFIXES[source.quantity], **where, **stat)
+    if factor is None:
+        factor = session.stages[0].problem.protocol.frequency_mhz
     values = image_data(image) * (source.to_si * factor)
     about = {**fields, "Units": unit, "Sources": [sink.uri(image)]}
     written = write_image(path, values, load_image(image))
     return [written, write_json(sidecar_path(path), about)]
+
+
+def _write_magnitude(sink: Sink, session: SessionPlan, fields: Mapping[str, Any]) -> list[Path]:
+    """The reference volume beside the field map: BIDS has no field map without a magnitude."""
+    first = session.stages[0]
+    path = sink.path(session, "magnitude", datatype="fmap", space="cestref")
+    image = load_image(first.series.image)
+    volume = image_data(first.series.image)[..., first.reference_volume]
+    about = {**fields, "Sources": [sink.uri(first.series.image)]}
+    return [write_image(path, volume, image), write_json(sidecar_path(path), about)]

@@ -10,13 +10,19 @@ from typing import Any, TypeGuard
 import numpy as np
 import pandas as pd
 
-from cestprep.bids.spec import B1_DEFINITIONS, CONTEXT_COLUMNS, M0_TYPES, VOLUME_TYPES
+from cestprep.bids.spec import (
+    B1_DEFINITIONS,
+    CONTEXT_COLUMNS,
+    M0_TYPES,
+    OPTIONAL_COLUMNS,
+    VOLUME_TYPES,
+)
 from cestprep.errors import Fault, InputError
 from cestprep.physics.constants import GAMMA_HZ_PER_UT
 from cestprep.physics.protocol import Block, Protocol, Readout, Recovery, Saturation, Spoil
 
 #: Columns the program reads; the optional ones may be absent.
-KNOWN_COLUMNS = (*CONTEXT_COLUMNS, "saturation_frequency", "saturation_pulses", "flip_angle")
+KNOWN_COLUMNS = (*CONTEXT_COLUMNS, *OPTIONAL_COLUMNS)
 SIGNED_COLUMNS = ("saturation_offset", "saturation_frequency")
 #: Relative agreement asked of a table's duration with pulses and delays.
 DURATION_TOLERANCE = 1e-3
@@ -303,7 +309,7 @@ class _Pulses:
             side.row_fault(number, what, "Fill in the n/a")
             return None
         own = getattr(row, "saturation_pulses", float("nan"))
-        odd = _implausible(row)
+        odd = implausible(row)
         if not (pd.isna(own) or (own >= 1 and float(own).is_integer())):
             odd = f"saturation_pulses is {own:g}, expected a whole number above 0"
         if odd:
@@ -329,7 +335,7 @@ class _Pulses:
         )
 
 
-def _implausible(row: Any) -> str | None:
+def implausible(row: Any) -> str | None:
     """What looks like another unit in a saturated row, if anything."""
     offset, b1 = abs(row.saturation_offset), row.saturation_b1
     if row.volume_type == "saturated" and offset > LARGEST_OFFSET_PPM:

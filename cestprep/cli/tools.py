@@ -15,6 +15,7 @@ from cestprep.cli.device import add_device_option, use_device
 from cestprep.cli.failures import internal_error, say_faults
 from cestprep.cli.simulate import add_simulate
 from cestprep.cli.train import add_train
+from cestprep.cli.validate import add_validate
 from cestprep.errors import InputError
 
 
@@ -41,6 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
     add_simulate(commands)
     add_train(commands)
+    add_validate(commands)
     return parser
 
 

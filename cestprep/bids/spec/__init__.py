@@ -1,31 +1,66 @@
-"""CEST-BIDS: the proposal (CEST-BIDS.md) and what the program takes from it."""
+"""CEST-BIDS: the proposal (``CEST-BIDS.md``), its schema, and what the program takes from them."""
+
+from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from cestprep.bids.spec.schema import overlay
 
 #: pybids configuration with the entities and path patterns of CEST-BIDS.
 PYBIDS_CONFIG = Path(__file__).resolve().with_name("pybids_cest.json")
 
-#: Columns every ``cestcontext.tsv`` must have.
-CONTEXT_COLUMNS = (
-    "volume_type",
-    "saturation_offset",
-    "saturation_b1",
-    "saturation_duration",
-    "recovery_time",
-)
-VOLUME_TYPES = ("saturated", "m0scan", "noRF")
-B1_DEFINITIONS = ("rms", "mean", "peak", "cwpe")
-M0_TYPES = ("Included", "Separate", "Estimate", "Absent")
+_OBJECTS, _RULES = overlay()["objects"], overlay()["rules"]
 
-#: Lines of the .bidsignore that make a derivative dataset pass the released standard.
+
+def _columns(*levels: str) -> tuple[str, ...]:
+    """Columns of ``cestcontext.tsv`` by their level."""
+    rule = _RULES["tabular_data"]["cest"]["CESTContext"]["columns"]
+    return tuple(_OBJECTS["columns"][key]["name"] for key, level in rule.items() if level in levels)
+
+
+def _choices(kind: str, name: str) -> tuple[str, ...]:
+    return tuple(_OBJECTS[kind][name]["enum"])
+
+
+def _required(rule: str) -> tuple[str, ...]:
+    fields: dict[str, Any] = _RULES["sidecars"]["cest"][rule]["fields"]
+    levels = {k: v["level"] if isinstance(v, dict) else v for k, v in fields.items()}
+    return tuple(name for name, level in levels.items() if level == "required")
+
+
+#: Columns every ``cestcontext.tsv`` must have, and may have.
+CONTEXT_COLUMNS = _columns("required")
+OPTIONAL_COLUMNS = _columns("optional")
+VOLUME_TYPES = _choices("columns", "volume_type__cest")
+B1_DEFINITIONS = _choices("metadata", "SaturationB1Definition")
+ACQUISITION_TYPES = _choices("metadata", "CESTAcquisitionType")
+#: BIDS' own term, with the values that its schema gives.
+M0_TYPES = ("Included", "Separate", "Estimate", "Absent")
+#: Fields every sidecar of a series must have, and those that describe its pulses without a .seq.
+SERIES_FIELDS = _required("CESTCommon")
+PULSE_FIELDS = _required("CESTSaturationModuleWithoutPulseq")
+#: Datatype, and suffixes by what they name.
+DATATYPE = "cest"
+SERIES, CONTEXT, MAP, REFERENCE, NETWORK = (
+    _OBJECTS["suffixes"][name]["value"]
+    for name in ("cest", "cestcontext", "cestmap", "cestref", "network")
+)
+#: Series with a context table.
+TABLED = (SERIES, _OBJECTS["suffixes"]["WASABI"]["value"])
+#: What one series of prepared images is called, and the field with a number per volume.
+PREPARED = {"SRT1": "SaturationRecoveryTime", "T2PREP": "T2PreparationTime"}
+
+#: Lines of the .bidsignore that make a dataset pass the released standard.
+_SUFFIXES = ("*_WASABI.*", "*_SRT1.*", "*_T2PREP.*")
+RAW_BIDSIGNORE = ("**/cest", "*_cest.*", "*_cestcontext.*", *_SUFFIXES)
+#: The first two are of reports; the rest hides what CEST-BIDS adds.
+REPORT_BIDSIGNORE = ("*.html", "**/figures")
 DERIVATIVE_BIDSIGNORE = (
-    "*.html",
-    "**/figures",
+    *REPORT_BIDSIGNORE,
     "**/cest",
     "*_xfm.*",
     "*_stat-*",
     "*_network.*",
-    "*_WASABI.*",
-    "*_SRT1.*",
-    "*_T2PREP.*",
+    *_SUFFIXES,
 )

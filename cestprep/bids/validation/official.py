@@ -1,0 +1,121 @@
+"""The official BIDS validator with the extended schema, offline."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cestprep.bids.spec import DERIVATIVE_BIDSIGNORE, RAW_BIDSIGNORE, REPORT_BIDSIGNORE
+from cestprep.bids.spec.schema import extended
+from cestprep.bids.validation.finding import Finding, Severity
+from cestprep.errors import Fault, UsageError
+
+_PROGRAM = "bids-validator-deno"
+#: Exit codes of the program: valid, and errors found.
+_DONE = (0, 16)
+#: How to mend what its rules find; the rest is answered by the rule's name.
+_MENDS = {
+    "NOT_INCLUDED": "Rename it as CEST-BIDS or BIDS has it, or list it in .bidsignore",
+    "ALL_FILENAME_RULES_HAVE_ISSUES": "Correct entities, their order, suffix or folder",
+    "DATATYPE_MISMATCH": "Move the file into the folder its suffix belongs to",
+    "SIDECAR_KEY_REQUIRED": "Add the field to the sidecar",
+    "JSON_KEY_REQUIRED": "Add the field",
+    "JSON_SCHEMA_VALIDATION_ERROR": "Correct the value",
+    "TSV_COLUMN_MISSING": "Add the column",
+    "TSV_VALUE_INCORRECT_TYPE": "Write a number, or n/a",
+    "TSV_VALUE_INCORRECT_TYPE_NONREQUIRED": "Write a number, or n/a",
+    "TSV_ADDITIONAL_COLUMNS_MUST_DEFINE": "Describe the column in a JSON file beside the table",
+    "TSV_COLUMN_ORDER_INCORRECT": "Put volume_type first",
+    "CEST_CONTEXT_MISSING": "Add the table of what was played before each volume",
+    "CEST_SATURATION_MODULE_UNDEFINED": "Add the .seq file or the fields of the pulses",
+    "CEST_M0SCAN_MISSING": "Add the m0scan with IntendedFor, or correct M0Type",
+    "CEST_SERIES_NOT_4D": "Put all volumes of the series into one 4D file",
+    "CEST_CONTEXT_WITHOUT_SATURATED_VOLUMES": "Correct the column volume_type",
+    "MULTIPLE_INHERITABLE_FILES": "Keep one of them, or name it more closely",
+    "SIDECAR_WITHOUT_DATAFILE": "Remove it, or add the image it describes",
+    "EMPTY_FILE": "Copy the file again",
+    "NIFTI_HEADER_UNREADABLE": "Copy or convert the image again",
+    "FILE_READ": "Copy the file again",
+}
+_ASK = "See the rule in BIDS or in bids_spec/CEST-BIDS.md"
+
+
+def program() -> Path | None:
+    """The validator of this environment, activated or not; None without the extra."""
+    beside = Path(sys.executable).with_name(_PROGRAM)
+    found = beside if beside.exists() else shutil.which(_PROGRAM)
+    return None if found is None else Path(found)
+
+
+def findings(dataset: Path, *, stock: bool = False) -> list[Finding]:
+    """Errors and warnings of the official validator.
+
+    Parameters
+    ----------
+    dataset : Path
+    stock : bool
+        By the released schema, with the dataset's own ``.bidsignore``.
+
+    Raises
+    ------
+    UsageError
+        If the validator is absent or does not run.
+    """
+    with tempfile.TemporaryDirectory(prefix="cestprep-validate-") as folder:
+        if stock:
+            return _run(dataset, [])
+        schema = Path(folder) / "schema.json"
+        schema.write_text(json.dumps(extended(), ensure_ascii=False), "utf-8")
+        with _seen_whole(dataset, Path(folder) / "dataset") as view:
+            return _run(view, ["--schema", schema.as_uri()])  # a plain path is no URL for it
+
+
+def _run(dataset: Path, extra: list[str]) -> list[Finding]:
+    exe = program()
+    if exe is None:
+        mend = "Install it: pip install 'cestprep[validate]'"
+        raise UsageError(Fault(_PROGRAM, "is not installed", mend))
+    command = [str(exe), str(dataset), "--format", "json", "--max-rows", "-1", "--no-color", *extra]
+    environment = {k: v for k, v in os.environ.items() if k != "BIDS_SCHEMA"}  # it would win
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode not in _DONE:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UsageError(Fault(exe, f"failed ({reason})", "Install it again"))
+    return [_finding(issue) for issue in json.loads(done.stdout)["issues"]["issues"]]
+
+
+def _finding(issue: dict[str, Any]) -> Finding:
+    rule = " ".join(filter(None, (issue["code"], issue.get("subCode"))))
+    text = " ".join((issue.get("issueMessage") or issue.get("rule") or "breaks the rule").split())
+    where = str(issue.get("location", "")).lstrip("/") or "dataset"
+    severity: Severity = "error" if issue.get("severity") == "error" else "warning"
+    return Finding(where, rule, text.rstrip("."), _MENDS.get(issue["code"], _ASK), severity)
+
+
+@contextmanager
+def _seen_whole(dataset: Path, view: Path) -> Iterator[Path]:
+    """The dataset without the lines of its ``.bidsignore`` that hide it from the released schema.
+
+    They hide files from every schema: what passes the released one would pass ours unseen.
+    """
+    ignore = dataset / ".bidsignore"
+    ours = {*RAW_BIDSIGNORE, *DERIVATIVE_BIDSIGNORE} - set(REPORT_BIDSIGNORE)
+    lines = ignore.read_text("utf-8").splitlines() if ignore.exists() else []
+    if not ours & {line.strip() for line in lines}:
+        yield dataset
+        return
+    view.mkdir()
+    for entry in dataset.iterdir():
+        if entry.name != ".bidsignore":
+            (view / entry.name).symlink_to(entry.resolve(), target_is_directory=entry.is_dir())
+    kept = [line for line in lines if line.strip() not in ours]
+    (view / ".bidsignore").write_text("\n".join(kept) + "\n", "utf-8")
+    yield view
