@@ -6,7 +6,7 @@ timing (CEST-BIDS 1.1); where they contradict each other nothing is chosen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from cestprep.errors import Fault, InputError
-from cestprep.physics.protocol import Protocol, Recovery
+from cestprep.physics.protocol import Protocol, Pulse, Recovery, Volume
 from cestprep.physics.pulseq import PulseqError, parse
 from cestprep.physics.pulseq_protocol import NOTHING, Prepared, prepared, protocol_of
 
@@ -101,14 +101,16 @@ def _paired(table: pd.DataFrame, played: Protocol) -> list[_Row] | None:
         return None
     found = []
     for (number, row), (volume, train) in zip(rows, volumes, strict=True):
-        found.append(_Row(number, row, train, volume.recovery_s + _lead(volume.preparation)))
+        found.append(_Row(number, row, train, _recovery(volume, train)))
     return found
 
 
-def _lead(preparation: tuple[Any, ...]) -> float:
-    """Silence at the start of a preparation."""
-    first = preparation[0] if preparation else None
-    return first.duration_s if isinstance(first, Recovery) else 0.0
+def _recovery(volume: Volume, train: Prepared) -> float:
+    """Time before the first saturation pulse of a volume; of a silent one, all of it."""
+    if train != NOTHING:
+        return volume.recovery_s + train.lead_s
+    silent = (b.duration_s for b in volume.preparation if isinstance(b, Recovery))
+    return volume.recovery_s + sum(silent)
 
 
 def _differences(row: _Row, fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -153,3 +155,116 @@ def _count(row: Any, fields: Mapping[str, Any]) -> float:
 def _number(value: Any) -> float:
     """A field as a number; NaN, which contradicts nothing, where it is none."""
     return float(value) if isinstance(value, int | float) else np.nan
+
+
+@dataclass(frozen=True)
+class Described:
+    """A sequence as table and sidecar can say it.
+
+    Attributes
+    ----------
+    table : DataFrame
+        Columns of ``cestcontext.tsv``.
+    fields : mapping
+        Of the saturation, for the sidecar.
+    unsaid : tuple of str
+        A sentence for each thing that only the sequence says.
+    """
+
+    table: pd.DataFrame
+    fields: Mapping[str, Any]
+    unsaid: tuple[str, ...]
+
+
+def describe(played: Protocol) -> Described:
+    """Table and sidecar of a sequence, and what they cannot say.
+
+    Of preparations in several parts the last is described.
+    """
+    volumes = played.volumes
+    trains = prepared(played)
+    pulsed = [train for train in trains if train.n_pulses]
+    rows = [
+        {
+            "volume_type": "saturated" if train.n_pulses else "m0scan",
+            "saturation_offset": train.offset_ppm,
+            "saturation_b1": train.b1_rms_ut,
+            "saturation_duration": train.duration_s,
+            "recovery_time": _recovery(volume, train),
+            "saturation_pulses": train.n_pulses,
+        }
+        for volume, train in zip(volumes, trains, strict=True)
+    ]
+    table = pd.DataFrame(rows)
+    counts = {train.n_pulses for train in pulsed}
+    if len(counts) < 2:
+        table = table.drop(columns="saturation_pulses")
+    unsaid = tuple(_unsaid(volumes, trains))
+    return Described(table, _fields(pulsed, _rectangular(volumes)), unsaid)
+
+
+def _fields(pulsed: Sequence[Prepared], rectangular: bool) -> dict[str, Any]:
+    if not pulsed:
+        return {}
+    longest = max(pulsed, key=lambda train: (train.n_pulses, train.pulse_duration_s))
+    return {
+        "MTNumberOfPulses": longest.n_pulses,
+        "MTPulseDuration": longest.pulse_duration_s,
+        **({"MTPulseShape": "HARD"} if rectangular else {}),
+        "SaturationPulseDelay": longest.pulse_delay_s,
+        "SaturationSpinLock": longest.tip_deg > 0,
+        "SaturationB1Definition": "rms",
+    }
+
+
+def _rectangular(volumes: Sequence[Volume]) -> bool:
+    return all(pulse.waveform.is_rectangular for pulse in _pulses(volumes))
+
+
+def _pulses(volumes: Sequence[Volume]) -> Iterator[Pulse]:
+    for volume in volumes:
+        yield from (block for block in volume.preparation if isinstance(block, Pulse))
+
+
+def _unsaid(volumes: Sequence[Volume], trains: Sequence[Prepared]) -> Iterator[str]:
+    """A sentence for each thing of a sequence that no table says."""
+    pulsed = [train for train in trains if train.n_pulses]
+    if not pulsed:
+        yield "No volume has a saturation pulse."
+        return
+    if not _rectangular(volumes):
+        yield "The shape of the pulses, which are not rectangular."
+    tips = [train.tip_deg for train in pulsed if train.tip_deg > 0]
+    if tips:
+        yield f"The tips around each pulse, {min(tips):.3g} to {max(tips):.3g} degrees, take time."
+    if any(train.n_pulses > 1 and not train.tip_deg for train in pulsed):
+        yield "The phase of each pulse of a train."
+    others = max(train.n_others for train in pulsed)
+    if others:
+        yield f"Up to {others} pulses of another length or B1 in the train of a volume."
+    if any(_parts(volume) > 1 for volume in volumes):
+        yield "What is played before a spoiler that is not the last of a volume."
+    if any(train.gap_spread_s > _EXACT_S for train in pulsed):
+        yield "Delays between the pulses of a train that are not equal."
+    single = {round(t.pulse_duration_s, 9) for t in pulsed if t.n_pulses > 1}
+    delays = {round(t.pulse_delay_s, 9) for t in pulsed if t.n_pulses > 1}
+    if len(single) > 1 or len(delays) > 1:
+        yield "Pulse lengths or delays of trains that differ between volumes."
+    after = max(train.after_s for train in pulsed)
+    if after > _EXACT_S:
+        yield f"The time from saturation to readout, up to {1e3 * after:.3g} ms."
+
+
+#: Times that differ by less (s) are the same.
+_EXACT_S = 1e-6
+
+
+def _parts(volume: Volume) -> int:
+    """Parts of a preparation with pulses, from spoiler to spoiler."""
+    parts, playing = 0, False
+    for block in volume.preparation:
+        if isinstance(block, Pulse) and not playing:
+            parts, playing = parts + 1, True
+        elif not isinstance(block, Pulse | Recovery):
+            playing = False
+    return parts

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cestprep import __version__
+from cestprep.cli.convert import add_convert
 from cestprep.cli.device import add_device_option, use_device
 from cestprep.cli.failures import internal_error, say_faults
 from cestprep.cli.simulate import add_simulate
@@ -41,6 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_device_option(demo)
     demo.set_defaults(run=_demo)
     add_simulate(commands)
+    add_convert(commands)
     add_train(commands)
     add_validate(commands)
     return parser

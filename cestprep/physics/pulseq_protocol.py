@@ -234,6 +234,10 @@ class Prepared:
         Flip angle of the tips around each of these pulses if they are spin-locked, else 0.
     duration_s : float
         From the start of the first such pulse to the end of the last.
+    lead_s, after_s : float
+        From the start of the preparation to the first such pulse, and from the last to the readout.
+    gap_spread_s : float
+        Difference of the longest and the shortest time between such pulses.
     """
 
     offset_ppm: float
@@ -247,9 +251,12 @@ class Prepared:
     b1_cwpe_ut: float
     tip_deg: float
     duration_s: float
+    lead_s: float
+    after_s: float
+    gap_spread_s: float
 
 
-NOTHING = Prepared(math.nan, 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+NOTHING = Prepared(math.nan, 0, *[0.0] * 12)  # type: ignore[arg-type]
 
 
 def prepared(protocol: Protocol) -> tuple[Prepared, ...]:
@@ -299,6 +306,9 @@ def _prepared(preparation: tuple[Block, ...], frequency_mhz: float) -> Prepared:
         b1_cwpe_ut=math.sqrt(power / span),
         tip_deg=tip_deg,
         duration_s=span,
+        lead_s=starts[like[0]],
+        after_s=now - starts[like[-1]] - length,
+        gap_spread_s=max(gaps, default=0.0) - min(gaps, default=0.0),
     )
 
 

@@ -1,0 +1,174 @@
+"""Writing into a CEST-BIDS dataset: what is there is never replaced."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+
+from cestprep import __version__
+from cestprep.bids.convert.series import Series
+from cestprep.bids.files import read_json, replacing, write_image, write_json, write_text
+from cestprep.bids.spec import DERIVATIVE_BIDSIGNORE, RAW_BIDSIGNORE
+from cestprep.errors import Fault, UsageError
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a file of a session goes.
+
+    Attributes
+    ----------
+    root : Path
+    subject : str
+    session, acquisition, run : str or None
+    """
+
+    root: Path
+    subject: str
+    session: str | None = None
+    acquisition: str | None = None
+    run: str | None = None
+
+    def path(self, datatype: str, suffix: str, ending: str, **entities: str | None) -> Path:
+        """Path of a file of the session."""
+        named = {"sub": self.subject, "ses": self.session, **entities}
+        stem = "_".join(f"{key}-{value}" for key, value in named.items() if value)
+        folder = self.root / f"sub-{self.subject}"
+        folder = folder / f"ses-{self.session}" if self.session else folder
+        return folder / datatype / f"{stem}_{suffix}{ending}"
+
+    def series(self, suffix: str, ending: str) -> Path:
+        """Path of a file of the series."""
+        return self.path("cest", suffix, ending, acq=self.acquisition, run=self.run)
+
+
+def prepare(root: Path, kind: str, name: str) -> None:
+    """Description and ``.bidsignore`` of a new dataset; an existing one must be of the kind.
+
+    Raises
+    ------
+    UsageError
+        If the folder is something else.
+    """
+    path = root / "dataset_description.json"
+    if path.exists():
+        found = read_json(path).get("DatasetType", "raw")
+        if found != kind:
+            raise UsageError(Fault(root, f"is a {found} dataset, not {kind}", "Choose another"))
+        return
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise UsageError(Fault(root, "is not empty and no BIDS dataset", "Choose a new folder"))
+    maker = {"GeneratedBy": [{"Name": "cestprep-tools convert", "Version": __version__}]}
+    about = {"Name": name, "BIDSVersion": "1.11.0", "DatasetType": kind, **maker}
+    write_json(path, about)
+    ignored = RAW_BIDSIGNORE if kind == "raw" else DERIVATIVE_BIDSIGNORE
+    write_text(root / ".bidsignore", "\n".join(ignored) + "\n")
+    write_text(root / "README.md", f"# {name}\n\nConverted by cestprep-tools convert.\n")
+
+
+def write_series(
+    place: Place, image: nib.Nifti1Image, series: Series, sequence: Path | None, *, shared: bool
+) -> list[Path]:
+    """Write image, table, sidecar and sequence of a series; returns the paths.
+
+    Parameters
+    ----------
+    place : Place
+    image : Nifti1Image
+    series : Series
+    sequence : Path or None
+        Copied beside the image.
+    shared : bool
+        Table and sidecar at the top of the dataset for all sessions, where they must agree.
+    """
+    label = f"acq-{place.acquisition}_" if place.acquisition else ""
+    if shared and not label:
+        what = "files for all sessions need a label"
+        raise UsageError(Fault("--shared", what, "Give --acq LABEL"))
+    top = {
+        ".json": place.root / f"{label}cest.json",
+        ".tsv": place.root / f"{label}cestcontext.tsv",
+    }
+    own = {".json": place.series("cest", ".json"), ".tsv": place.series("cestcontext", ".tsv")}
+    where = top if shared else own
+    picture, played = place.series("cest", ".nii.gz"), place.series("cest", ".seq")
+    _refuse_existing(picture, *([] if shared else own.values()))
+    texts = {".json": as_json(series.fields), ".tsv": as_tsv(series.table)}
+    for ending, text in texts.items():
+        _agree(where[ending], text)
+    written = [write_text(where[ending], text) for ending, text in texts.items()]
+    if sequence is not None:
+        with replacing(played) as temporary:
+            shutil.copyfile(sequence, temporary)
+        written.append(played)
+    return [*written, _write(picture, image, _volume_time(series.table))]
+
+
+def write_map(place: Place, image: nib.Nifti1Image, suffix: str, fields: Mapping[str, Any]) -> Path:
+    """Write a map of T1, T2, B0 or B1; returns its path."""
+    datatype = "anat" if suffix in ("T1map", "T2map") else "fmap"
+    path = place.path(datatype, suffix, ".nii.gz", acq=place.acquisition, run=place.run)
+    _refuse_existing(path)
+    write_json(path.with_name(path.name.split(".")[0] + ".json"), dict(fields))
+    return _write(path, image)
+
+
+def write_mask(place: Place, image: nib.Nifti1Image, label: str) -> Path:
+    """Write a mask into a derivative dataset; returns its path."""
+    path = place.path("cest", "mask", ".nii.gz", desc=label)
+    _refuse_existing(path)
+    write_json(path.with_name(path.name.split(".")[0] + ".json"), {"Type": "Brain"})
+    return _write(path, image)
+
+
+def _write(path: Path, image: nib.Nifti1Image, volume_s: float | None = None) -> Path:
+    data = np.asarray(image.dataobj)
+    write_image(path, data, image)
+    if volume_s:
+        made = nib.load(path)
+        made.header.set_zooms((*made.header.get_zooms()[:3], volume_s))
+        with replacing(path) as temporary:
+            nib.save(nib.Nifti1Image(data, made.affine, made.header), temporary)
+    return path
+
+
+def _volume_time(table: pd.DataFrame) -> float:
+    """Typical time of a volume without its readout, in s."""
+    return float((table["recovery_time"] + table["saturation_duration"]).median())
+
+
+def as_json(fields: Mapping[str, Any]) -> str:
+    """Sidecar as it is written."""
+    return json.dumps(dict(fields), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def as_tsv(table: pd.DataFrame) -> str:
+    """Table as it is written; numbers to 12 digits."""
+    return str(table.to_csv(sep="\t", index=False, na_rep="n/a", float_format=_shortest))
+
+
+def _shortest(value: Any) -> str:
+    return f"{value:.12g}"
+
+
+def _refuse_existing(*paths: Path) -> None:
+    there = [path for path in paths if path.exists()]
+    if there:
+        raise UsageError(
+            *(Fault(path, "exists already", "Remove it, or give another label") for path in there)
+        )
+
+
+def _agree(path: Path, text: str) -> None:
+    """Refuse to replace a file that says something else."""
+    if path.exists() and path.read_text("utf-8") != text:
+        what = "exists already and says something else"
+        raise UsageError(Fault(path, what, "Leave --shared out for this session, or correct it"))

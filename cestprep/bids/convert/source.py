@@ -1,0 +1,117 @@
+"""Images and numbers as other people store them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from cestprep.bids.files import load_image
+from cestprep.errors import Fault, UsageError
+
+_ARRAYS = (".npy", ".mat")
+
+
+def read_volume(
+    path: Path,
+    variable: str | None,
+    volume_axis: int | None,
+    voxel_mm: tuple[float, float, float] | None,
+) -> nib.Nifti1Image:
+    """An image: NIfTI as it is, arrays with the axes and voxel size that are stated.
+
+    Parameters
+    ----------
+    path : Path
+        ``.nii``, ``.nii.gz``, ``.npy`` or ``.mat`` (up to version 7).
+    variable : str, optional
+        Of a ``.mat`` file; needed where it holds several arrays.
+    volume_axis : int, optional
+        Axis of the volumes of an array, from 0; None: it has none.
+    voxel_mm : tuple of float, optional
+        Needed for arrays.
+
+    Returns
+    -------
+    Nifti1Image
+        Shape (x, y, z) or (x, y, z, volumes).
+
+    Raises
+    ------
+    UsageError
+        If the file cannot be read, or what it needs is not said.
+    """
+    if path.suffix not in _ARRAYS:
+        return load_image(path)
+    array = _array(path, variable)
+    if voxel_mm is None:
+        what = f"holds an array of shape {array.shape} without voxel size"
+        raise UsageError(Fault(path, what, "Give --voxel-mm X Y Z"))
+    if volume_axis is not None:
+        if not -array.ndim <= volume_axis < array.ndim:
+            what = f"has axes 0 to {array.ndim - 1}, --volume-axis is {volume_axis}"
+            raise UsageError(Fault(path, what, "Give the axis of the volumes"))
+        array = np.moveaxis(array, volume_axis, -1)
+    spatial = array.ndim - (volume_axis is not None)
+    if spatial not in (2, 3):
+        what = f"has shape {array.shape}, of which {spatial} axes are space; expected 2 or 3"
+        raise UsageError(Fault(path, what, "Give --volume-axis for series, none for maps"))
+    if spatial == 2:
+        array = np.expand_dims(array, 2)
+    image = nib.Nifti1Image(array.astype(np.float32), np.diag([*voxel_mm, 1.0]))
+    image.header.set_xyzt_units("mm", "sec")
+    return image
+
+
+def _array(path: Path, variable: str | None) -> np.ndarray:
+    try:
+        found = _matlab(path, variable) if path.suffix == ".mat" else np.load(path)
+    except UsageError:
+        raise
+    except Exception as exc:  # numpy and scipy raise many kinds on bad files
+        reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        mend = "Save it as .npy, as .mat of version 7 or older, or as NIfTI"
+        raise UsageError(Fault(path, f"cannot be read ({reason})", mend)) from None
+    array = np.asarray(found)
+    if array.dtype.kind not in "iuf" or array.size == 0:
+        what = f"holds {array.dtype} of shape {array.shape}, expected real numbers"
+        raise UsageError(Fault(path, what, "Export magnitudes"))
+    return array
+
+
+def _matlab(path: Path, variable: str | None) -> np.ndarray:
+    from scipy.io import loadmat
+
+    content = {k: v for k, v in loadmat(path).items() if not k.startswith("__")}
+    arrays = {k: v for k, v in content.items() if np.asarray(v).ndim >= 2 and np.size(v) > 1}
+    if variable is None and len(arrays) == 1:
+        return np.asarray(next(iter(arrays.values())))
+    if variable in content:
+        return np.asarray(content[variable])
+    shapes = ", ".join(f"{name} {np.shape(value)}" for name, value in content.items())
+    what = f"holds {shapes}" + (f", no {variable}" if variable else "; which one is meant?")
+    raise UsageError(Fault(path, what, "Choose by --variable NAME"))
+
+
+def read_numbers(path: Path, count: int | None = None) -> np.ndarray:
+    """Numbers of a text table: one per line or per field, comments after ``#``.
+
+    Raises
+    ------
+    UsageError
+        If there is something else, or not ``count`` of them.
+    """
+    try:
+        text = path.read_text("utf-8")
+        lines = [line.split("#")[0].replace(",", " ") for line in text.splitlines()]
+        numbers = np.array([float(word) for line in lines for word in line.split()])
+    except (OSError, ValueError) as exc:
+        what = f"cannot be read as numbers ({exc})"
+        raise UsageError(Fault(path, what, "Write one number per line")) from None
+    if not np.isfinite(numbers).all() or not numbers.size:
+        raise UsageError(Fault(path, "holds no finite numbers", "Write one number per line"))
+    if count is not None and numbers.size not in (1, count):
+        what = f"holds {numbers.size} numbers for {count} volumes"
+        raise UsageError(Fault(path, what, "Give one number per volume, or one for all"))
+    return numbers

@@ -1,0 +1,247 @@
+"""``cestprep-tools convert``: arrays, NIfTI, text tables and sequences into a CEST-BIDS dataset."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cestprep.bids.spec import ACQUISITION_TYPES, B1_DEFINITIONS
+from cestprep.errors import Fault, UsageError
+
+if TYPE_CHECKING:
+    from cestprep.bids.convert.dataset import Place
+    from cestprep.bids.convert.series import Stated
+
+_MAPS = {"T1map": ("s",), "T2map": ("s",), "fieldmap": ("Hz", "ppm"), "TB1map": ("percent",)}
+_ABOUT = (
+    "Write a series, a map or a mask into a CEST-BIDS dataset, which is made if it does not exist; "
+    "nothing in it is replaced. Images are NIfTI, .npy or .mat (version 7 or older). Bruker "
+    "and DICOM folders are not read: convert them to NIfTI first (docs/cest_bids.rst)."
+)
+
+
+def add_convert(commands: Any) -> None:
+    """Add the subcommand to ``cestprep-tools``."""
+    parser = commands.add_parser(
+        "convert", help="bring data into a CEST-BIDS dataset", description=_ABOUT
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND", help="what it is")
+    series = _kind(kinds, "series", "a saturation series with its tables or its .seq file")
+    _add_series(series)
+    maps = _kind(kinds, "map", "a map of T1, T2, B0 or B1")
+    maps.add_argument("--suffix", required=True, choices=_MAPS, help="what the map is")
+    units = list(dict.fromkeys(unit for known in _MAPS.values() for unit in known))
+    maps.add_argument("--units", required=True, choices=units, help="unit of the values as stored")
+    maps.add_argument("--field-t", type=_number, metavar="T", help="field strength")
+    mask = _kind(kinds, "mask", "a mask, into a derivative dataset of its own")
+    mask.add_argument("--label", default="brain", help="desc-<label> (default: %(default)s)")
+    for sub, run in ((series, _series), (maps, _map), (mask, _mask)):
+        sub.set_defaults(run=run)
+
+
+def _kind(kinds: Any, name: str, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = kinds.add_parser(
+        name, help=text, description=f"Convert {text}."
+    )
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="NIfTI, .npy or .mat")
+    parser.add_argument("dataset", type=Path, metavar="DATASET", help="dataset to write into")
+    parser.add_argument("--subject", required=True, type=_label, metavar="LABEL")
+    parser.add_argument("--session", type=_label, metavar="LABEL")
+    parser.add_argument("--acq", type=_label, metavar="LABEL", help="acq-<label>, such as mt")
+    parser.add_argument("--run-index", type=_label, metavar="N", help="run-<N> of repeats")
+    parser.add_argument("--variable", metavar="NAME", help="array of a .mat file")
+    parser.add_argument("--volume-axis", type=int, metavar="AXIS",
+                        help="of an array: axis of the volumes, from 0")  # fmt: skip
+    parser.add_argument("--voxel-mm", type=_number, nargs=3, metavar=("X", "Y", "Z"),
+                        help="of an array: voxel size")  # fmt: skip
+    return parser
+
+
+def _add_series(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--seq", type=Path, metavar="FILE", help="Pulseq file that was played; it is kept")
+    add("--offsets", type=Path, metavar="TXT", help="text table of offsets, one per volume")
+    add("--offset-unit", choices=("ppm", "Hz"))
+    add("--positive-offset", choices=("downfield", "upfield"),
+        help="where positive offsets of the table lie; amide protons are downfield")  # fmt: skip
+    add("--b1", type=Path, metavar="TXT", help="text table of B1 in uT, one per volume")
+    add("--b1-definition", choices=B1_DEFINITIONS,
+        help="rms, mean or peak of one pulse, or cwpe of the whole train")  # fmt: skip
+    add("--saturation-duration", type=_seconds, metavar="S|TXT",
+        help="whole module, first pulse on to last pulse off")  # fmt: skip
+    add("--recovery", type=_seconds, metavar="S|TXT",
+        help="free recovery before each saturation")  # fmt: skip
+    add(
+        "--m0",
+        choices=("first", "zero-b1", "none"),
+        help="which volumes are unsaturated references",
+    )
+    add("--frequency-mhz", type=_number, metavar="MHZ", help="scanner frequency, reference of ppm")
+    add("--field-t", type=_number, metavar="T", help="field strength")
+    add("--target", nargs="+", metavar="POOL", help="semisolid, amide, rNOE, ...")
+    add("--acquisition-type", choices=ACQUISITION_TYPES)
+    add("--pulses", type=int, metavar="N", help="pulses of the saturation module")
+    add("--pulse-duration", type=_number, metavar="S")
+    add("--pulse-shape", metavar="NAME", help="HARD, GAUSSIAN, ...")
+    add("--pulse-delay", type=_number, metavar="S", help="from the end of a pulse to the next")
+    add("--spin-lock", action=argparse.BooleanOptionalAction, help="tips around each pulse")
+    add("--flip-angle", type=_number, metavar="DEG", help="of the readout")
+    add("--shots", type=int, metavar="N", help="of the readout")
+    add("--shot-interval", type=_number, metavar="S", help="of the readout")
+    add("--shared", action="store_true",
+        help="table and sidecar at the top of the dataset, for all sessions")  # fmt: skip
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, 0 or above")
+    return value
+
+
+def _seconds(text: str) -> float | Path:
+    try:
+        return _number(text)
+    except argparse.ArgumentTypeError:
+        return Path(text)
+
+
+def _label(text: str) -> str:
+    if not (text.isascii() and text.isalnum()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not made of letters and digits")
+    return text
+
+
+def _place(options: argparse.Namespace) -> Place:
+    from cestprep.bids.convert.dataset import Place
+
+    acq, run = options.acq, options.run_index
+    return Place(options.dataset, options.subject, options.session, acq, run)
+
+
+def _image(options: argparse.Namespace) -> Any:
+    from cestprep.bids.convert.source import read_volume
+
+    voxel = None if options.voxel_mm is None else tuple(options.voxel_mm)
+    return read_volume(options.image, options.variable, options.volume_axis, voxel)
+
+
+#: Sidecar field of each option of a series.
+_FIELDS = {
+    "acquisition_type": "CESTAcquisitionType",
+    "pulses": "MTNumberOfPulses",
+    "pulse_duration": "MTPulseDuration",
+    "pulse_shape": "MTPulseShape",
+    "pulse_delay": "SaturationPulseDelay",
+    "spin_lock": "SaturationSpinLock",
+    "flip_angle": "FlipAngle",
+    "shots": "NumberShots",
+    "shot_interval": "RepetitionTimeExcitation",
+    "target": "SaturationTarget",
+}
+#: Without a sequence these describe the pulses, and no table does.
+_NEEDED = ("pulses", "pulse_duration", "pulse_shape", "target", "acquisition_type", "flip_angle")
+
+
+def _stated(options: argparse.Namespace) -> Stated:
+    from cestprep.bids.convert.series import Stated
+
+    given = {name: getattr(options, name) for name in _FIELDS}
+    fields = {_FIELDS[k]: _plain(v) for k, v in given.items() if v is not None}
+    timed: dict[str, Any] = {}
+    for name, table, value in (
+        ("saturation_duration", "durations", "duration_s"),
+        ("recovery", "recoveries", "recovery_s"),
+    ):
+        found = getattr(options, name)
+        timed[table if isinstance(found, Path) else value] = found
+    copied = ("frequency_mhz", "field_t", "b1_definition", "offset_unit", "positive_offset", "m0")
+    return Stated(
+        **{name: getattr(options, name) for name in copied},
+        offsets=options.offsets,
+        b1=options.b1,
+        sequence=options.seq,
+        fields=fields,
+        **timed,
+    )
+
+
+def _plain(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _series(options: argparse.Namespace) -> int:
+    from cestprep.bids.convert.dataset import prepare, write_series
+    from cestprep.bids.convert.series import Questions, of_stated
+
+    needed = _NEEDED if options.seq is None else ("target", "acquisition_type", "flip_angle")
+    missing = [name for name in needed if getattr(options, name) is None]
+    if options.seq is not None and options.offsets is not None:
+        raise UsageError(Fault("--offsets", "given beside --seq", "Give one of them"))
+    image = _image(options)
+    if len(image.shape) != 4:
+        what = f"has shape {image.shape}, a series has volumes"
+        raise UsageError(Fault(options.image, what, "Give --volume-axis for arrays"))
+    ask = [_question(name) for name in missing]
+    try:
+        series = of_stated(_stated(options), image.shape[3])
+    except Questions as asked:
+        _show(asked.table)
+        raise UsageError(*asked.faults, *ask) from None
+    if ask:
+        _show(series.table)
+        raise UsageError(*ask)
+    prepare(options.dataset, "raw", "CEST series")
+    for path in write_series(_place(options), image, series, options.seq, shared=options.shared):
+        print(path)
+    for sentence in series.unsaid:
+        print(f"Only {options.seq.name} says: {sentence}")
+    return 0
+
+
+def _question(name: str) -> Fault:
+    option = "--" + name.replace("_", "-")
+    return Fault(option, f"is not given, so {_FIELDS[name]} is unknown", "Give it; see --help")
+
+
+def _show(table: Any) -> None:
+    if len(table):
+        print("The table so far, as it would be written:", file=sys.stderr)
+        print(table.to_string(index=False, na_rep="n/a"), file=sys.stderr)
+
+
+def _map(options: argparse.Namespace) -> int:
+    from cestprep.bids.convert.dataset import prepare, write_map
+
+    known = _MAPS[options.suffix]
+    if options.units not in known:
+        what = f"{options.suffix} is not in {options.units}"
+        raise UsageError(Fault("--units", what, f"Convert it to {' or '.join(known)}"))
+    image = _image(options)
+    _check_3d(options, image)
+    prepare(options.dataset, "raw", "CEST series")
+    field = {} if options.field_t is None else {"MagneticFieldStrength": _plain(options.field_t)}
+    print(write_map(_place(options), image, options.suffix, {"Units": options.units, **field}))
+    return 0
+
+
+def _mask(options: argparse.Namespace) -> int:
+    from cestprep.bids.convert.dataset import prepare, write_mask
+
+    image = _image(options)
+    _check_3d(options, image)
+    prepare(options.dataset, "derivative", "Masks")
+    print(write_mask(_place(options), image, _label(options.label)))
+    return 0
+
+
+def _check_3d(options: argparse.Namespace, image: Any) -> None:
+    if len(image.shape) != 3:
+        what = f"has shape {image.shape}, expected three axes"
+        raise UsageError(Fault(options.image, what, "Give a map without volumes"))

@@ -1,0 +1,263 @@
+"""Conversion: a session comes back file by file; what is not said is asked, never guessed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.io import savemat
+
+from cestprep.bids.protocols import build_protocol, read_context
+from cestprep.bids.sidecars import applicable, metadata
+from cestprep.bids.spec.examples import pulseq_text
+from cestprep.bids.validation import validate
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "mice7t"
+VOXEL = (0.296875, 0.296875, 1.5)
+TARGETS = {"mt": "semisolid", "amide": "amide", "rnoe": "rNOE"}
+
+
+def tool(*arguments):
+    command = [sys.executable, "-m", "cestprep.cli.tools", "convert", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def lookalike(root):
+    """A mouse session as the shared ones: top-level tables, one slice, 7 T."""
+    rng = np.random.default_rng(1)
+    affine = np.diag([*VOXEL, 1.0])
+    for name, target in TARGETS.items():
+        table = pd.DataFrame(
+            {
+                "volume_type": ["m0scan", *["saturated"] * 4],
+                "saturation_offset": [np.nan, *([3.5] * 4 if name == "amide" else [8, 6, 10, 14])],
+                "saturation_b1": [0, 2, 1.7, 0.25, 3],
+                "saturation_duration": [0, 2.5, 2.5, 2.5, 2.5],
+                "recovery_time": [15.0, 15.0, 1.0, 1.0, 1.0],
+            }
+        )
+        folder = root / "sub-m01/ses-pre/cest"
+        folder.mkdir(parents=True, exist_ok=True)
+        table.to_csv(root / f"acq-{name}_cestcontext.tsv", sep="\t", index=False, na_rep="n/a")
+        fields = {
+            "MagneticFieldStrength": 7, "SpectrometerFrequency": 298.035,
+            "CESTAcquisitionType": "MRF", "M0Type": "Included", "SaturationB1Definition": "rms",
+            "MTNumberOfPulses": 1, "MTPulseDuration": 2.5, "MTPulseShape": "HARD",
+            "SaturationPulseDelay": 0, "SaturationSpinLock": False, "FlipAngle": 90,
+            "NumberShots": 1, "SaturationTarget": [target],
+        }  # fmt: skip
+        (root / f"acq-{name}_cest.json").write_text(json.dumps(fields))
+        data = rng.uniform(1, 100, (8, 7, 1, 5)).astype(np.float32)
+        image = nib.Nifti1Image(data, affine)
+        image.header.set_zooms((*VOXEL, 3.5))
+        image.header.set_xyzt_units("mm", "sec")
+        nib.save(image, folder / f"sub-m01_ses-pre_acq-{name}_cest.nii.gz")
+    anat = root / "sub-m01/ses-pre/anat"
+    anat.mkdir()
+    for suffix, value in (("T1map", 1.8), ("T2map", 0.04)):
+        image = nib.Nifti1Image(np.full((8, 7, 1), value, np.float32), affine)
+        image.header.set_xyzt_units("mm", "sec")
+        nib.save(image, anat / f"sub-m01_ses-pre_{suffix}.nii.gz")
+        about = {"Units": "s", "MagneticFieldStrength": 7}
+        (anat / f"sub-m01_ses-pre_{suffix}.json").write_text(json.dumps(about))
+    return root
+
+
+def exported(image, folder, name):
+    """A series as fingerprinting repositories ship it: volumes first, one slice."""
+    data = np.moveaxis(nib.load(image).get_fdata(dtype=np.float32), -1, 0)
+    np.save(folder / f"{name}.npy", data[..., 0])
+    return folder / f"{name}.npy"
+
+
+def convert_session(original, out, tmp_path):
+    """Every file of the session from .npy and text tables."""
+    session = original / "sub-m01/ses-pre"
+    shared = ("--subject", "m01", "--session", "pre", "--voxel-mm", *VOXEL)
+    for name, target in TARGETS.items():
+        image = session / f"cest/sub-m01_ses-pre_acq-{name}_cest.nii.gz"
+        table = read_context(original / f"acq-{name}_cestcontext.tsv").iloc[1:]
+        for column in ("saturation_offset", "saturation_b1", "recovery_time"):
+            lines = "\n".join(map(repr, table[column].tolist()))
+            (tmp_path / f"{name}_{column}.txt").write_text(lines)
+        done = tool(
+            "series", exported(image, tmp_path, name), out, *shared, "--acq", name, "--shared",
+            "--volume-axis", 0, "--offsets", tmp_path / f"{name}_saturation_offset.txt",
+            "--b1", tmp_path / f"{name}_saturation_b1.txt", "--recovery",
+            tmp_path / f"{name}_recovery_time.txt", "--saturation-duration", 2.5,
+            "--offset-unit", "ppm", "--positive-offset", "downfield", "--b1-definition", "rms",
+            "--m0", "first", "--field-t", 7, "--frequency-mhz", 298.035, "--target", target,
+            "--acquisition-type", "MRF", "--pulses", 1, "--pulse-duration", 2.5,
+            "--pulse-shape", "HARD", "--pulse-delay", 0, "--no-spin-lock", "--flip-angle", 90,
+            "--shots", 1,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    for suffix in ("T1map", "T2map"):
+        data = nib.load(session / f"anat/sub-m01_ses-pre_{suffix}.nii.gz").get_fdata()
+        np.save(tmp_path / f"{suffix}.npy", data[..., 0].astype(np.float32))
+        done = tool("map", tmp_path / f"{suffix}.npy", out, *shared, "--suffix", suffix,
+                    "--units", "s", "--field-t", 7)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+
+def compare(original, out):
+    """File by file: same names, same numbers, same fields."""
+    of_session = [p.relative_to(original) for p in original.glob("sub-m01/ses-pre/**/*.*")]
+    of_session += [p.relative_to(original) for p in original.glob("acq-*")]
+    written = {p.relative_to(out) for p in out.glob("sub-*/**/*.*")}
+    written |= {p.relative_to(out) for p in out.glob("acq-*")}
+    assert written == set(of_session)
+    for name in of_session:
+        if name.name.endswith(".nii.gz"):
+            a, b = nib.load(original / name), nib.load(out / name)
+            np.testing.assert_array_equal(a.get_fdata(), b.get_fdata())
+            np.testing.assert_allclose(a.affine, b.affine, atol=1e-7)
+            np.testing.assert_allclose(a.header.get_zooms(), b.header.get_zooms(), atol=1e-6)
+            assert a.get_data_dtype() == b.get_data_dtype()
+        elif name.suffix == ".json":
+            assert json.loads((original / name).read_text()) == json.loads((out / name).read_text())
+        else:
+            pd.testing.assert_frame_equal(
+                read_context(original / name), read_context(out / name), check_dtype=False
+            )
+
+
+def test_a_generated_session_comes_back(tmp_path):
+    original = lookalike(tmp_path / "original")
+    convert_session(original, tmp_path / "out", tmp_path)
+    compare(original, tmp_path / "out")
+    assert not validate(tmp_path / "out").errors
+
+
+@pytest.mark.shared_data
+@pytest.mark.skipif(not SHARED.exists(), reason="needs the real mice in ../shared")
+def test_a_real_mouse_comes_back(tmp_path):
+    convert_session(SHARED, tmp_path / "out", tmp_path)
+    compare(SHARED, tmp_path / "out")
+
+
+@pytest.fixture
+def arrays(tmp_path):
+    """A series of one reference and three volumes, as text and array."""
+    np.save(tmp_path / "x.npy", np.ones((5, 4, 3, 4), np.float32))
+    (tmp_path / "offsets.txt").write_text("1022 766 447")
+    (tmp_path / "b1.txt").write_text("2 1.5 3")
+    return tmp_path
+
+
+SAID = {
+    "--offset-unit": "Hz", "--positive-offset": "downfield", "--b1-definition": "rms",
+    "--m0": "first", "--field-t": 3, "--frequency-mhz": 127.73, "--target": "amide",
+    "--acquisition-type": "MRF", "--pulses": 1, "--pulse-duration": 2.5, "--pulse-shape": "HARD",
+    "--flip-angle": 15,
+}  # fmt: skip
+
+
+def series(folder, said, *extra):
+    words = [word for pair in said.items() for word in pair]
+    return tool("series", folder / "x.npy", folder / "out", "--subject", "01", "--volume-axis", 3,
+                "--voxel-mm", 2, 2, 2, "--offsets", folder / "offsets.txt", "--b1",
+                folder / "b1.txt", "--saturation-duration", 2.5, "--recovery", 1, *words,
+                *extra)  # fmt: skip
+
+
+@pytest.mark.parametrize("left_out", SAID)
+def test_what_is_not_said_is_asked(arrays, left_out):
+    """The question names the option; the table so far is shown; nothing is written."""
+    done = series(arrays, {k: v for k, v in SAID.items() if k != left_out})
+    assert done.returncode == 2
+    assert f"error: {left_out}: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "The table so far" in done.stderr
+    assert "saturation_offset" in done.stderr
+    assert not (arrays / "out").exists()
+
+
+def test_units_and_sides_are_converted(arrays):
+    assert series(arrays, SAID | {"--positive-offset": "upfield"}).returncode == 0
+    table = read_context(arrays / "out/sub-01/cest/sub-01_cestcontext.tsv")
+    np.testing.assert_allclose(
+        table["saturation_offset"], [np.nan, *(-np.array([1022, 766, 447]) / 127.73)]
+    )
+    assert table["volume_type"].tolist() == ["m0scan", *["saturated"] * 3]
+    image = arrays / "out/sub-01/cest/sub-01_cest.nii.gz"
+    fields = metadata(image, arrays / "out")
+    fields |= {"NumberShots": 1}
+    context = applicable(image, arrays / "out", "cestcontext", ".tsv")[0]
+    assert build_protocol(table, fields, image, context).n_volumes == 4
+    again = series(arrays, SAID)
+    assert (again.returncode, "exists already" in again.stderr) == (2, True)
+
+
+def test_a_sequence_is_kept_and_described(arrays):
+    (arrays / "x.seq").write_text(pulseq_text((8.0, 6.0, 3.5), (2.0, 1.5, 3.0)))
+    said = {k: SAID[k] for k in ("--m0", "--field-t", "--frequency-mhz", "--target",
+                                 "--acquisition-type", "--flip-angle")}  # fmt: skip
+    words = [word for pair in said.items() for word in pair]
+    done = tool("series", arrays / "x.npy", arrays / "out", "--subject", "01", "--volume-axis", 3,
+                "--voxel-mm", 2, 2, 2, "--seq", arrays / "x.seq", "--acq", "mt",
+                *words)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Only x.seq says: The time from saturation to readout" in done.stdout
+    kept = arrays / "out/sub-01/cest/sub-01_acq-mt_cest.seq"
+    assert kept.read_text() == (arrays / "x.seq").read_text()
+    assert not validate(arrays / "out").errors
+
+
+def test_matlab_arrays_are_chosen_by_name(arrays):
+    savemat(arrays / "x.mat", {"zspec": np.ones((5, 4, 3, 4)), "mask": np.ones((5, 4, 3))})
+    words = [word for pair in SAID.items() for word in pair]
+    command = ("series", arrays / "x.mat", arrays / "out", "--subject", "01", "--volume-axis", 3,
+               "--voxel-mm", 2, 2, 2, "--offsets", arrays / "offsets.txt", "--b1",
+               arrays / "b1.txt", "--saturation-duration", 2.5, "--recovery", 1,
+               *words)  # fmt: skip
+    done = tool(*command)
+    assert done.returncode == 2
+    assert "zspec (5, 4, 3, 4), mask (5, 4, 3); which one is meant?" in done.stderr
+    assert tool(*command, "--variable", "zspec").returncode == 0
+
+
+def test_masks_go_into_a_derivative_dataset(arrays):
+    np.save(arrays / "m.npy", np.ones((5, 4, 3), np.uint8))
+    common = ("mask", arrays / "m.npy", arrays / "masks", "--subject", "01", "--voxel-mm", 2, 2, 2)
+    assert tool(*common).returncode == 0
+    assert not validate(arrays / "masks").errors
+    assert (arrays / "masks/sub-01/cest/sub-01_desc-brain_mask.nii.gz").exists()
+
+
+BAD = {
+    "no voxel size": ({}, ("x.npy", "--volume-axis", 3), "without voxel size"),
+    "no axis": ({}, ("x.npy", "--voxel-mm", 2, 2, 2), "has shape (5, 4, 3, 4), of which 4 axes"),
+    "axis too far": ({}, ("x.npy", "--voxel-mm", 2, 2, 2, "--volume-axis", 9), "axes 0 to 3"),
+    "no file": ({}, ("none.npy", "--voxel-mm", 2, 2, 2, "--volume-axis", 3), "cannot be read"),
+    "text for an array": ({"t.npy": "hello"}, ("t.npy", "--voxel-mm", 2, 2, 2, "--volume-axis", 3),
+                          "cannot be read"),
+    "words for numbers": ({"b1.txt": "two three"},
+                          ("x.npy", "--voxel-mm", 2, 2, 2, "--volume-axis", 3), "as numbers"),
+    "numbers too few": ({"b1.txt": "1 2"},
+                        ("x.npy", "--voxel-mm", 2, 2, 2, "--volume-axis", 3), "3 offsets and 2 B1"),
+    "rows for another series": ({"b1.txt": "1 2 3 4 5", "offsets.txt": "1 2 3 4 5"},
+                                ("x.npy", "--voxel-mm", 2, 2, 2, "--volume-axis", 3),
+                                "for 4 volumes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused_in_words(arrays, case):
+    files, (image, *extra), expected = BAD[case]
+    for name, text in files.items():
+        (arrays / name).write_text(text)
+    words = [word for pair in SAID.items() for word in pair]
+    done = tool("series", arrays / image, arrays / "out", "--subject", "01", "--offsets",
+                arrays / "offsets.txt", "--b1", arrays / "b1.txt", "--saturation-duration", 2.5,
+                "--recovery", 1, *words, *extra)  # fmt: skip
+    assert done.returncode == 2, done.stdout
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (arrays / "out").exists()
