@@ -10,7 +10,8 @@ import numpy as np
 
 from cestprep.bids.files import image_data
 from cestprep.bids.protocols import frequency_mhz
-from cestprep.bids.session import MAP_SUFFIXES, MapFile, Series, SessionFiles
+from cestprep.bids.session import MapFile, Series, SessionFiles
+from cestprep.bids.spec import MAP_SUFFIXES
 from cestprep.errors import Fault
 from cestprep.inference.recipe import AUXILIARY, Recipe
 

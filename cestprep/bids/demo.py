@@ -12,7 +12,13 @@ import pandas as pd
 
 from cestprep import __version__
 from cestprep.bids.files import write_image, write_json, write_text
-from cestprep.bids.spec import DERIVATIVE_BIDSIGNORE, RAW_BIDSIGNORE
+from cestprep.bids.spec import (
+    DERIVATIVE_BIDSIGNORE,
+    MAGNITUDE,
+    MAP_FOLDERS,
+    MAP_SUFFIXES,
+    RAW_BIDSIGNORE,
+)
 from cestprep.inference.recipe import Recipe, Stage
 from cestprep.phantom.head import LABELS, Head, fingerprinting_protocol, make_head, noisy_signal
 from cestprep.physics.protocol import Protocol
@@ -28,10 +34,16 @@ SIGNAL = 1000.0  # image units of m0 = 1
 TARGET_OFFSETS = {"semisolid": (6.0, 14.0), "amide": (3.5, 3.5), "rNOE": (-3.5, -3.5)}
 #: Raw map: suffix, datatype, parameter, factor to file units, sidecar.
 RAW_MAPS = (
-    ("T1map", "anat", "t1", 1.0, {"Units": "s"}),
-    ("T2map", "anat", "t2", 1.0, {"Units": "s"}),
-    ("TB1map", "fmap", "b1_scale", 100.0, {"Units": "percent"}),
-    ("fieldmap", "fmap", "b0_ppm", None, {"Units": "Hz"}),  # None: the scanner frequency
+    (MAP_SUFFIXES["T1"], MAP_FOLDERS["T1"], "t1", 1.0, {"Units": "s"}),
+    (MAP_SUFFIXES["T2"], MAP_FOLDERS["T2"], "t2", 1.0, {"Units": "s"}),
+    (MAP_SUFFIXES["B1"], MAP_FOLDERS["B1"], "b1_scale", 100.0, {"Units": "percent"}),
+    (
+        MAP_SUFFIXES["B0"],
+        MAP_FOLDERS["B0"],
+        "b0_ppm",
+        None,
+        {"Units": "Hz"},
+    ),  # None: the scanner frequency
 )
 
 
@@ -84,10 +96,10 @@ def write_demo(root: Path, options: DemoOptions, subject: str = "01", session: s
             like,
             {**sidecar, "MagneticFieldStrength": options.recipe.field_t},
         )
-        if suffix == "fieldmap":
+        if suffix == MAP_SUFFIXES["B0"]:
             _image(
                 root,
-                stem.replace("fieldmap", "magnitude"),
+                stem.replace(suffix, MAGNITUDE),
                 head.volume(head.parameters["m0"]),
                 like,
                 {},

@@ -23,7 +23,17 @@ from cestprep.bids.files import (
 )
 from cestprep.bids.observe import Record
 from cestprep.bids.plan import SessionPlan, StagePlan
-from cestprep.bids.spec import DERIVATIVE_BIDSIGNORE, PYBIDS_CONFIG
+from cestprep.bids.spec import (
+    DATATYPE,
+    DERIVATIVE_BIDSIGNORE,
+    MAP,
+    MASK,
+    NETWORK,
+    PYBIDS_CONFIG,
+    REFERENCE,
+    SERIES,
+    SPACE,
+)
 from cestprep.errors import Fault, InputError, UsageError
 from cestprep.inference.estimate import LEVELS, Estimate, Meaning, Validity
 from cestprep.inference.measured import CREDIBLE_LEVEL, MISFIT_P
@@ -74,7 +84,7 @@ class Sink:
         """
         from bids.layout.writing import build_path
 
-        wanted = {"subject": session.subject, "session": session.session, "datatype": "cest"}
+        wanted = {"subject": session.subject, "session": session.session, "datatype": DATATYPE}
         wanted |= {"suffix": suffix, "extension": extension, **entities}
         path = build_path({k: v for k, v in wanted.items() if v}, _patterns(), strict=True)
         if path is None:
@@ -82,20 +92,20 @@ class Sink:
         return self.out_dir / str(path)
 
     def map_path(
-        self, session: SessionPlan, plan: StagePlan, suffix: str = "cestmap", **entities: str
+        self, session: SessionPlan, plan: StagePlan, suffix: str = MAP, **entities: str
     ) -> Path:
         """Path of an estimated map of a stage."""
-        shared = {**plan.entities, "space": "cestref", "model": plan.stage.model}
+        shared = {**plan.entities, "space": SPACE, "model": plan.stage.model}
         return self.path(session, suffix, **shared, desc=self.method, **entities)
 
     def region_path(self, session: SessionPlan, plan: StagePlan, segmentation: str) -> Path:
         """Path of a stage's region table (tables carry no ``space-``)."""
         shared = {**plan.entities, "segmentation": segmentation, "model": plan.stage.model}
-        return self.path(session, "cestmap", ".tsv", **shared, desc=self.method)
+        return self.path(session, MAP, ".tsv", **shared, desc=self.method)
 
     def reference_path(self, session: SessionPlan) -> Path:
         """Path of the session's ``cestref``."""
-        return self.path(session, "cestref", desc="coreg")
+        return self.path(session, REFERENCE, desc="coreg")
 
     def uri(self, path: Path) -> str:
         """``bids:<dataset>:<path>`` of a file in one of the datasets (longest root wins)."""
@@ -173,7 +183,7 @@ class Output:
     entities: Mapping[str, str]
     values: np.ndarray
     fields: Mapping[str, Any]
-    suffix: str = "cestmap"
+    suffix: str = MAP
 
 
 def levels(noise_source: str) -> dict[Validity, str]:
@@ -221,7 +231,7 @@ def stage_outputs(
     meanings = {str(int(code)): text for code, text in levels(record.noise_source).items()}
     validity = {"Units": "arbitrary", "Levels": meanings}
     yield Output({"stat": "validity"}, estimate.validity, validity)
-    yield Output({"label": "valid"}, estimate.valid.astype(np.uint8), {"Type": "ROI"}, "mask")
+    yield Output({"label": "valid"}, estimate.valid.astype(np.uint8), {"Type": "ROI"}, MASK)
     yield Output(
         {},
         estimate.fitted,
@@ -230,7 +240,7 @@ def stage_outputs(
             "Description": "model signal at the "
             "estimated parameters, on the scale of the measured series",
         },
-        "cest",
+        SERIES,
     )
 
 
@@ -345,7 +355,7 @@ def copy_network(
     about = {"Model": model, "Estimator": estimator_fields(sink, session, plan)}
     written = []
     for file in files:
-        path = sink.path(session, "network", file.suffix, **shared)
+        path = sink.path(session, NETWORK, file.suffix, **shared)
         if file.suffix == ".json":
             written.append(write_json(path, {**about, **read_json(file)}))
             continue

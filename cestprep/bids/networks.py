@@ -19,8 +19,6 @@ from cestprep.inference.checkpoint import (
 )
 from cestprep.inference.paper import PaperNetwork
 
-SUFFIX = "network"
-
 
 def write_network(path: Path, checkpoint: Checkpoint, about: Mapping[str, Any]) -> list[Path]:
     """Write a network and what it is for; the weights first, so that a pair is complete.

@@ -11,13 +11,12 @@ from cestprep.bids.auxiliary import AuxiliarySource
 from cestprep.bids.derivatives import Sink, sidecar_path
 from cestprep.bids.files import image_data, load_image, replacing, write_image, write_json
 from cestprep.bids.plan import SessionPlan, StagePlan
-from cestprep.bids.session import MAP_SUFFIXES
+from cestprep.bids.spec import CONTEXT, MAGNITUDE, MAP_FOLDERS, MAP_SUFFIXES, MASK, SERIES, SPACE
 
 DESCRIPTION = "preproc"
 #: Units the maps are written in, by quantity, and the factor to them from package units; None: the
 #: scanner frequency.
 _WRITTEN = {"T1": ("s", 1.0), "T2": ("s", 1.0), "B0": ("Hz", None), "B1": ("percent", 100.0)}
-_FOLDER = {"T1": "anat", "T2": "anat", "B0": "fmap", "B1": "fmap"}
 
 
 def write_preprocessed(sink: Sink, session: SessionPlan) -> list[Path]:
@@ -32,7 +31,7 @@ def write_preprocessed(sink: Sink, session: SessionPlan) -> list[Path]:
         if source.quantity == "B0" and source.image is not None:
             written += _write_magnitude(sink, session, fields)
     mask = load_image(session.mask)
-    path = sink.path(session, "mask", space="cestref", desc=session.recipe.mask)
+    path = sink.path(session, MASK, space=SPACE, desc=session.recipe.mask)
     inside = (image_data(session.mask) > 0).astype("uint8")
     written.append(write_image(path, inside, mask))
     about = {**fields, "Type": "Brain", "Sources": [sink.uri(session.mask)]}
@@ -44,8 +43,8 @@ def _write_series(
 ) -> list[Path]:
     image, context = plan.series.image, plan.series.context
     assert context is not None  # plans have one
-    path = sink.path(session, "cest", **plan.entities, space="cestref", desc=DESCRIPTION)
-    table = sink.path(session, "cestcontext", ".tsv", **plan.entities)
+    path = sink.path(session, SERIES, **plan.entities, space=SPACE, desc=DESCRIPTION)
+    table = sink.path(session, CONTEXT, ".tsv", **plan.entities)
     with replacing(table) as temporary:
         shutil.copyfile(context, temporary)
     about = {**plan.series.fields, **fields, "Sources": [sink.uri(image)]}
@@ -70,7 +69,7 @@ def _write_map(
     fields: Mapping[str, Any],
 ) -> list[Path]:
     unit, factor = _WRITTEN[source.quantity]
-    where = {"datatype": _FOLDER[source.quantity], "space": "cestref"}
+    where = {"datatype": MAP_FOLDERS[source.quantity], "space": SPACE}
     path = sink.path(session, MAP_SUFFIXES[source.quantity], **where, **stat)
     if factor is None:
         factor = session.stages[0].problem.protocol.frequency_mhz
@@ -83,7 +82,7 @@ def _write_map(
 def _write_magnitude(sink: Sink, session: SessionPlan, fields: Mapping[str, Any]) -> list[Path]:
     """The reference volume beside the field map: BIDS has no field map without a magnitude."""
     first = session.stages[0]
-    path = sink.path(session, "magnitude", datatype="fmap", space="cestref")
+    path = sink.path(session, MAGNITUDE, datatype=MAP_FOLDERS["B0"], space=SPACE)
     image = load_image(first.series.image)
     volume = image_data(first.series.image)[..., first.reference_volume]
     about = {**fields, "Sources": [sink.uri(first.series.image)]}

@@ -9,14 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cestprep.bids.sidecars import applicable, metadata, parse_name
-from cestprep.bids.spec import PYBIDS_CONFIG
+from cestprep.bids.spec import (
+    CONTEXT,
+    DATATYPE,
+    MAP_SUFFIXES,
+    MASK,
+    PYBIDS_CONFIG,
+    SEGMENTATION,
+    SERIES,
+    SPACE,
+)
 from cestprep.errors import Fault, InputError, UsageError
 
 if TYPE_CHECKING:
     from bids import BIDSLayout
-
-#: Auxiliary quantity, its BIDS suffix and datatype.
-MAP_SUFFIXES = {"T1": "T1map", "T2": "T2map", "B0": "fieldmap", "B1": "TB1map"}
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,7 @@ def list_sessions(root: Path) -> dict[str, tuple[str | None, ...]]:
     found: dict[str, tuple[str | None, ...]] = {}
     for folder in sorted(p for p in root.glob("sub-*") if p.is_dir()):
         sessions = sorted(p.name.removeprefix("ses-") for p in folder.glob("ses-*") if p.is_dir())
-        without = (None,) if not sessions or (folder / "cest").is_dir() else ()
+        without = (None,) if not sessions or (folder / DATATYPE).is_dir() else ()
         found[folder.name.removeprefix("sub-")] = (*without, *sessions)
     if not found:
         raise UsageError(Fault(root, "holds no folder sub-<label>", mend))
@@ -214,7 +220,7 @@ def select_session(
                 maps[quantity] = found
                 break
     masks = [
-        _only(_query(d, subject, session, ["mask"], desc=mask, label=None), f"{mask} mask")
+        _only(_query(d, subject, session, [MASK], desc=mask, label=None), f"{mask} mask")
         for d in derivatives.values()
     ]
     return SessionFiles(
@@ -222,7 +228,7 @@ def select_session(
         session=session,
         root=root,
         series=tuple(
-            _series(p, root) for p in _query(layout, subject, session, ["cest"], desc=description)
+            _series(p, root) for p in _query(layout, subject, session, [SERIES], desc=description)
         ),
         maps=maps,
         mask=next((m for m in masks if m is not None), None),
@@ -249,7 +255,7 @@ def _query(
     for path in sorted(map(Path, layout.files)):
         entities, suffix, extension = parse_name(path.name)
         matches = all(entities.get(key) == value for key, value in wanted.items())
-        matches = matches and entities.get("space") in (None, "cestref")
+        matches = matches and entities.get("space") in (None, SPACE)
         if suffix in suffixes and extension in (".nii", ".nii.gz") and matches:
             found.setdefault(path.resolve(), path)  # links to one file count once
     return list(found.values())
@@ -269,7 +275,7 @@ def _only(found: list[Path], what: str) -> Path | None:
 
 
 def _series(image: Path, root: Path) -> Series:
-    contexts = applicable(image, root, "cestcontext", ".tsv")
+    contexts = applicable(image, root, CONTEXT, ".tsv")
     return Series(image, contexts[0] if contexts else None, metadata(image, root))
 
 
@@ -295,9 +301,9 @@ def _first_of_each(regions: Sequence[Region]) -> tuple[Region, ...]:
 def _regions(layout: BIDSLayout, subject: str, session: str | None) -> list[Region]:
     root = Path(layout.root)
     regions: dict[str, Region] = {}
-    for image in _query(layout, subject, session, ["mask", "dseg"]):
+    for image in _query(layout, subject, session, [MASK, SEGMENTATION]):
         entities, suffix, _ = parse_name(image.name)
-        is_dseg = suffix == "dseg"
+        is_dseg = suffix == SEGMENTATION
         name = entities.get("seg") or entities.get("desc") if is_dseg else entities.get("label")
         if name is None or "model" in entities:  # desc-brain_mask; which estimates are valid
             continue
@@ -306,6 +312,6 @@ def _regions(layout: BIDSLayout, subject: str, session: str | None) -> list[Regi
             if name in regions:
                 what = f"is called '{name}' like {regions[name].image.name}"
             raise InputError(Fault(image, what, "Rename it, or keep one of them in the dataset"))
-        tables = applicable(image, root, "dseg", ".tsv") if is_dseg else []
+        tables = applicable(image, root, SEGMENTATION, ".tsv") if is_dseg else []
         regions[name] = Region(name, image, tables[0] if tables else None, is_dseg)
     return list(regions.values())

@@ -18,6 +18,7 @@ from cestprep.bids.files import image_data, write_json, write_text
 from cestprep.bids.observe import Record
 from cestprep.bids.plan import SessionPlan, StagePlan
 from cestprep.bids.regions import region_voxels
+from cestprep.bids.spec import QUALITY
 from cestprep.inference import methods
 from cestprep.inference.estimate import Estimate, Meaning, Validity
 from cestprep.inference.measured import MISFIT_P
@@ -96,7 +97,7 @@ def write_tables(sink: Sink, session: SessionPlan, estimates: Mapping[str, Estim
         table.insert(0, "method", sink.method)
         table.insert(0, "model", plan.stage.model)
         table["median_nrmse_percent"] = statistics.median_nrmse(estimate)
-        path = sink.path(session, "qc", ".tsv", **plan.entities)
+        path = sink.path(session, QUALITY, ".tsv", **plan.entities)
         written += _write_table(path, table, statistics.COLUMNS)
         for name, voxels in regions.items():
             table = statistics.region_table(estimate, plan.stage.free, voxels)

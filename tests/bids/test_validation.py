@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from cestprep.bids import spec
 from cestprep.bids.spec.examples import write_examples
 from cestprep.bids.validation import official, validate
 
@@ -301,3 +303,18 @@ def test_the_command(examples, tmp_path):
 @pytest.mark.parametrize("name", ["mice7t", "larg3t", "larg9t4"])
 def test_real_data_are_valid(name):
     assert not validate(SHARED / name).errors
+
+
+def test_terms_come_from_the_spec():
+    """No module but the spec spells the suffixes of CEST-BIDS."""
+    terms = {spec.SERIES, spec.CONTEXT, spec.MAP, spec.REFERENCE, spec.NETWORK, *spec.PREPARED}
+    terms |= {*spec.MAP_SUFFIXES.values(), spec.QUALITY, spec.MAGNITUDE, spec.SEGMENTATION}
+    package = Path(spec.__file__).resolve().parents[2]
+    found = {}
+    for path in sorted((package / "bids").rglob("*.py")):
+        if "spec" not in path.parts:
+            tree = ast.walk(ast.parse(path.read_text()))
+            words = {n.value for n in tree if isinstance(n, ast.Constant)}
+            found[path.name] = sorted(terms & {w for w in words if isinstance(w, str)})
+    found = {name: words for name, words in found.items() if words}
+    assert not found

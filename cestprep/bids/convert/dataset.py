@@ -16,7 +16,16 @@ import pandas as pd
 from cestprep import __version__
 from cestprep.bids.convert.series import Series
 from cestprep.bids.files import read_json, replacing, write_image, write_json, write_text
-from cestprep.bids.spec import DERIVATIVE_BIDSIGNORE, RAW_BIDSIGNORE
+from cestprep.bids.spec import (
+    CONTEXT,
+    DATATYPE,
+    DERIVATIVE_BIDSIGNORE,
+    MAP_FOLDERS,
+    MAP_SUFFIXES,
+    MASK,
+    RAW_BIDSIGNORE,
+    SERIES,
+)
 from cestprep.errors import Fault, UsageError
 
 
@@ -47,7 +56,7 @@ class Place:
 
     def series(self, suffix: str, ending: str) -> Path:
         """Path of a file of the series."""
-        return self.path("cest", suffix, ending, acq=self.acquisition, run=self.run)
+        return self.path(DATATYPE, suffix, ending, acq=self.acquisition, run=self.run)
 
 
 def prepare(root: Path, kind: str, name: str) -> None:
@@ -94,12 +103,12 @@ def write_series(
         what = "files for all sessions need a label"
         raise UsageError(Fault("--shared", what, "Give --acq LABEL"))
     top = {
-        ".json": place.root / f"{label}cest.json",
-        ".tsv": place.root / f"{label}cestcontext.tsv",
+        ".json": place.root / f"{label}{SERIES}.json",
+        ".tsv": place.root / f"{label}{CONTEXT}.tsv",
     }
-    own = {".json": place.series("cest", ".json"), ".tsv": place.series("cestcontext", ".tsv")}
+    own = {".json": place.series(SERIES, ".json"), ".tsv": place.series(CONTEXT, ".tsv")}
     where = top if shared else own
-    picture, played = place.series("cest", ".nii.gz"), place.series("cest", ".seq")
+    picture, played = place.series(SERIES, ".nii.gz"), place.series(SERIES, ".seq")
     _refuse_existing(picture, *([] if shared else own.values()))
     texts = {".json": as_json(series.fields), ".tsv": as_tsv(series.table)}
     for ending, text in texts.items():
@@ -114,7 +123,8 @@ def write_series(
 
 def write_map(place: Place, image: nib.Nifti1Image, suffix: str, fields: Mapping[str, Any]) -> Path:
     """Write a map of T1, T2, B0 or B1; returns its path."""
-    datatype = "anat" if suffix in ("T1map", "T2map") else "fmap"
+    quantity = next(q for q, its in MAP_SUFFIXES.items() if its == suffix)
+    datatype = MAP_FOLDERS[quantity]
     path = place.path(datatype, suffix, ".nii.gz", acq=place.acquisition, run=place.run)
     _refuse_existing(path)
     write_json(path.with_name(path.name.split(".")[0] + ".json"), dict(fields))
@@ -123,7 +133,7 @@ def write_map(place: Place, image: nib.Nifti1Image, suffix: str, fields: Mapping
 
 def write_mask(place: Place, image: nib.Nifti1Image, label: str) -> Path:
     """Write a mask into a derivative dataset; returns its path."""
-    path = place.path("cest", "mask", ".nii.gz", desc=label)
+    path = place.path(DATATYPE, MASK, ".nii.gz", desc=label)
     _refuse_existing(path)
     write_json(path.with_name(path.name.split(".")[0] + ".json"), {"Type": "Brain"})
     return _write(path, image)

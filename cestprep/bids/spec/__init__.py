@@ -41,11 +41,17 @@ M0_TYPES = ("Included", "Separate", "Estimate", "Absent")
 SERIES_FIELDS = _required("CESTCommon")
 PULSE_FIELDS = _required("CESTSaturationModuleWithoutPulseq")
 #: Datatype, and suffixes by what they name.
-DATATYPE = "cest"
-SERIES, CONTEXT, MAP, REFERENCE, NETWORK = (
+DATATYPE = _OBJECTS["datatypes"]["cest"]["value"]
+SERIES, CONTEXT, MAP, REFERENCE, NETWORK, QUALITY = (
     _OBJECTS["suffixes"][name]["value"]
-    for name in ("cest", "cestcontext", "cestmap", "cestref", "network")
+    for name in ("cest", "cestcontext", "cestmap", "cestref", "network", "qc")
 )
+#: Space of everything on the grid of the reference.
+SPACE = REFERENCE
+#: Terms of BIDS that the program reads and writes: suffix and folder of each auxiliary map.
+MAP_SUFFIXES = {"T1": "T1map", "T2": "T2map", "B0": "fieldmap", "B1": "TB1map"}
+MAP_FOLDERS = {"T1": "anat", "T2": "anat", "B0": "fmap", "B1": "fmap"}
+MAGNITUDE, MASK, SEGMENTATION = "magnitude", "mask", "dseg"
 #: Series with a context table.
 TABLED = (SERIES, _OBJECTS["suffixes"]["WASABI"]["value"])
 #: What one series of prepared images is called, and the field with a number per volume.

@@ -20,9 +20,8 @@ from cestprep.bids.protocols import (
     read_context,
 )
 from cestprep.bids.pulseq import conflicts, find_sequence, play
-from cestprep.bids.session import MAP_SUFFIXES
 from cestprep.bids.sidecars import applicable, metadata, parse_name
-from cestprep.bids.spec import CONTEXT, SERIES, TABLED
+from cestprep.bids.spec import CONTEXT, MAP_SUFFIXES, REFERENCE, SERIES, SPACE, TABLED
 from cestprep.bids.validation.finding import Finding, of_faults, relative
 from cestprep.errors import InputError
 from cestprep.physics.constants import GAMMA_HZ_PER_UT
@@ -197,7 +196,7 @@ def _grids(images: list[Path], root: Path) -> Iterator[Finding]:
     first: dict[Path, tuple[Path, nib.Nifti1Image]] = {}
     for image in images:
         entities, suffix, _ = parse_name(image.name)
-        if entities.get("space") != "cestref" and suffix != "cestref":
+        if entities.get("space") != SPACE and suffix != REFERENCE:
             continue
         loaded, session = _loaded(image), image.parent.parent
         if loaded is None:
