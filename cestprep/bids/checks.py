@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -51,17 +51,9 @@ def check_images(
             Fault(mask_path, f"the mask {what}", "Supply a 3D mask of what is to be fitted"),
         ]
     others = [s.image for s in sources if s.image] + [s.sd for s in sources if s.sd]
-    for path in [*(s.image for s, _ in series), *others, *(r.image for r in regions)]:
-        image = load(path)
-        if image is not None and not same_grid(image, mask_image):
-            faults.append(
-                Fault(
-                    path,
-                    f"its grid {image.shape[:3]} differs from that of {mask_path.name} "
-                    f"{mask_image.shape} in shape or affine",
-                    "Resample all images of the session to one grid first",
-                )
-            )
+    paths = [*(s.image for s, _ in series), *others, *(r.image for r in regions)]
+    images = {path: image for path in paths if (image := load(path)) is not None}
+    faults += _check_grids(images, mask_path, mask_image)
     if faults:
         return faults
     for one, rows in series:
@@ -71,6 +63,30 @@ def check_images(
     for source in sources:
         faults += _check_map(source, mask) + _check_sd(source, mask)
     return faults
+
+
+def _check_grids(
+    images: Mapping[Path, nib.Nifti1Image], mask_path: Path, mask: nib.Nifti1Image
+) -> list[Fault]:
+    """Images that are not on the grid of the mask; the mask, if it is the odd one out."""
+    mend = "Resample all images of the session to one grid first"
+    away = {path: image for path, image in images.items() if not same_grid(image, mask)}
+    first = next(iter(away.items()), None)
+    if first is not None and len(images) > 1 and len(away) == len(images):
+        path, image = first
+        if all(same_grid(image, other) for other in away.values()):
+            what = f"its grid {mask.shape} differs from that of all images, such as {path.name}"
+            shown = f"{what} {image.shape[:3]}, in shape or affine"
+            return [Fault(mask_path, shown, "Give a mask on the grid of the images")]
+    return [
+        Fault(
+            path,
+            f"its grid {image.shape[:3]} differs from that of {mask_path.name} {mask.shape} "
+            "in shape or affine",
+            mend,
+        )
+        for path, image in away.items()
+    ]
 
 
 def _check_series(series: Series, rows: int, mask: np.ndarray) -> list[Fault]:

@@ -167,22 +167,22 @@ def _all_moments(
     """Moments in a box around the mode, or around the first moments where it does not fit them."""
     size = voxels_per_chunk(problem, None, mode.u.dtype)
 
-    def run(chosen: Voxels, u: Any, factor: Any) -> Local:
+    def run(chosen: Voxels, u: Any, factor: Any, box: int) -> Local:
         found: Local = over_chunks(
             lambda *chunk: moments(problem, Voxels(*chunk[:4]), *chunk[4:]),
             [*chosen, u, factor],
             size,
-            phase(progress, "moments"),
+            phase(progress, f"moments, box {box} of at most {_BOXES}"),
         )
         return found
 
-    local = run(voxels, mode.u, mode.factor)
-    for _ in range(_BOXES - 1):
+    local = run(voxels, mode.u, mode.factor, 1)
+    for box in range(2, _BOXES + 1):
         moved = np.flatnonzero(local.moved > _MOST_MOVED)
         if not moved.size:
             break
         u, factor = local.u_mean[:, moved], local.u_factor[:, :, moved]
-        again = run(voxels.take(moved), u, factor)
+        again = run(voxels.take(moved), u, factor, box)
         local = replaced(local, moved, again._replace(scores=local.scores[:, moved]))
     return local
 

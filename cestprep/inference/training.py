@@ -184,6 +184,9 @@ def train(
             part.progress(done + per_check, per_check * schedule.checks)
         if part.store is not None:
             part.store.save(part.name, run)
+    done = int(run.checked) * per_check
+    if part.progress is not None and done < per_check * schedule.checks:  # nothing better for long
+        part.progress(done, done)
     steps = [(i + 1) * per_check for i in range(int(run.checked))]
     curve = tuple(
         (part.name, step, float(a), float(b))

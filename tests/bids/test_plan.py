@@ -121,7 +121,7 @@ BREAKAGES = {
     "no mask": (remove(f"{MASK}.nii.gz"), "no brain mask"),
     "empty mask": (change_image(MASK, lambda d: 0 * d), "the mask is empty"),
     "4D mask": (change_image(MASK, lambda d: np.stack([d, d], axis=-1)), "has 4 axes"),
-    "mask on another grid": (change_image(MASK, lambda d: d[:, :-1]), "Resample"),
+    "mask on another grid": (change_image(MASK, lambda d: d[:, :-1]), "on the grid of the images"),
 }  # fmt: skip
 
 

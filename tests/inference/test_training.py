@@ -16,6 +16,7 @@ from cestprep.errors import InputError
 from cestprep.inference import checkpoint, paper, training
 from cestprep.inference.checkpoint import Checkpoint
 from cestprep.inference.network import Network
+from cestprep.physics.protocol import Readout
 
 ASIDE = jnp.full(2, 0.5)
 
@@ -30,8 +31,8 @@ def loss(network, target, key):
     return jnp.sum((network.last.bias - target) ** 2) + 1e-3 * jax.random.normal(key)
 
 
-def run(schedule, store=None, target=3.0):
-    part = training.Part("x", None, store)
+def run(schedule, store=None, target=3.0, progress=None):
+    part = training.Part("x", progress, store)
     key = jax.random.key(1)
     return training.train(network(), loss, jnp.full(2, target), ASIDE, schedule, key, part)
 
@@ -39,12 +40,14 @@ def run(schedule, store=None, target=3.0):
 def test_the_best_weights_come_back_and_a_plateau_stops():
     """The voxels kept aside are reached, then overshot on the way to the others."""
     schedule = training.Schedule(400, peak_rate=1e-2, checks=40, patience=4)
-    end = run(schedule)
+    told = []
+    end = run(schedule, progress=lambda *done: told.append(done))
     held_out = [c[3] for c in end.curve]
     got = float(jnp.sum((end.network.last.bias - ASIDE) ** 2))
     assert got == pytest.approx(min(held_out), abs=2e-3)
     assert len(held_out) == held_out.index(min(held_out)) + 1 + schedule.patience
     assert held_out[-1] > min(held_out) + 0.1
+    assert told[-2:] == [(10 * len(held_out), 400), (10 * len(held_out),) * 2]
 
 
 def test_networks_of_several_methods_are_told_apart(tmp_path):
@@ -159,6 +162,20 @@ def test_another_problem_is_named(mt, what):
     assert lines
     assert all(line.startswith(what) for line in lines if what != "volumes")
     assert any(line.startswith(what) for line in lines)
+
+
+def test_what_differs_alike_in_all_volumes_is_said_once(mt):
+    blocks = tuple(
+        dataclasses.replace(b, n_shots=b.n_shots + 1) if isinstance(b, Readout) else b
+        for b in mt.protocol.blocks
+    )
+    other = dataclasses.replace(mt, protocol=dataclasses.replace(mt.protocol, blocks=blocks))
+    shots = next(b.n_shots for b in blocks if isinstance(b, Readout))
+    (line,) = checkpoint.differences(
+        checkpoint.describe(mt, True), checkpoint.describe(other, True)
+    )
+    where = f"volumes readout n_shots (all {mt.protocol.n_volumes})"
+    assert line == f"{where}: {shots - 1} in the checkpoint, {shots} here"
 
 
 def test_another_days_frequency_and_solver_fit(mt):
