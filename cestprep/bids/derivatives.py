@@ -276,7 +276,7 @@ def propagated_parameters(session: SessionPlan, plan: StagePlan) -> list[str]:
 def _sources(sink: Sink, session: SessionPlan, plan: StagePlan) -> list[str]:
     """URIs of everything a stage's maps are made from."""
     used = [a for a in session.auxiliary if a.parameter in plan.problem.known_parameters]
-    sources = [plan.series.image, session.mask]
+    sources = [plan.series.image, session.mask, *([plan.sequence] if plan.sequence else [])]
     sources += [path for a in used for path in (a.image, a.sd) if path is not None]
     for name in plan.inputs_from:
         earlier = session.stage(name)

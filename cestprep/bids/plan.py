@@ -6,14 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pandas as pd
+
 from cestprep.bids.auxiliary import AuxiliarySource, plan_auxiliary
 from cestprep.bids.checks import check_images
-from cestprep.bids.protocols import build_protocol, is_number, read_context
+from cestprep.bids.protocols import build_protocol, frequency_mhz, is_number, read_context
+from cestprep.bids.pulseq import conflicts, find_sequence, play
 from cestprep.bids.session import Region, Series, SessionFiles, session_label
 from cestprep.bids.sidecars import source_entities
 from cestprep.errors import Fault, InputError
 from cestprep.inference.problem import InverseProblem
 from cestprep.inference.recipe import Recipe, Stage
+from cestprep.physics.protocol import Protocol
 from cestprep.physics.solvers import unsuitable
 from cestprep.settings import ALL_STAGES
 
@@ -30,6 +34,8 @@ class StagePlan:
     recipe : Recipe
     noise_sd : float or None
         SD of the noise of one volume on the user's word, in the units of the series.
+    sequence : Path or None
+        Pulseq file of the series, whose pulses are simulated.
     network : Path or None
         Record of the trained network that answers; its weights are beside it.
     network_saw : tuple of str
@@ -41,6 +47,7 @@ class StagePlan:
     problem: InverseProblem
     recipe: Recipe
     noise_sd: float | None = None
+    sequence: Path | None = None
     network: Path | None = None
     network_saw: tuple[str, ...] = ()
 
@@ -64,12 +71,6 @@ class StagePlan:
         """Index of the first unsaturated volume, else 0."""
         is_m0 = self.problem.protocol.is_m0
         return is_m0.index(True) if True in is_m0 else 0
-
-    @property
-    def unread(self) -> list[Path]:
-        """Files that belong to the series but that this version does not read."""
-        pulseq = self.series.image.with_name(self.series.image.name.split(".")[0] + ".seq")
-        return [pulseq] if pulseq.exists() else []
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ class SessionPlan:
         records = [plan.network for plan in self.stages if plan.network is not None]
         networks = [p for r in records for p in (r, r.with_suffix(".safetensors"))]
         series = (plan.series.image for plan in self.stages)
-        return [*series, *maps, self.mask, *labels, *networks]
+        played = [plan.sequence for plan in self.stages if plan.sequence is not None]
+        return [*series, *played, *maps, self.mask, *labels, *networks]
 
     def stage(self, name: str) -> StagePlan:
         """The plan of a stage."""
@@ -127,6 +129,8 @@ class SessionPlan:
                 f"{plan.problem.protocol.n_volumes} volumes, model {plan.stage.model}, "
                 f"normalisation {plan.stage.normalization} -> {wanted}"
             )
+            if plan.sequence is not None:
+                lines.append(f"    pulses of {plan.sequence.name}, offset and B1 of the table")
             if plan.network is not None:
                 lines.append(f"    network {plan.network} (--checkpoint)")
                 lines.append(f"    trained on {self.seen_by(plan)}")
@@ -139,11 +143,6 @@ class SessionPlan:
             lines.append("  uncertainty of maps and earlier stages left out (--no-propagate)")
         lines.append(f"  mask: {self.mask.name}")
         lines += [f"  region {r.name}: {r.image.name}" for r in self.regions]
-        lines += [
-            f"  not read: {path.name} (Pulseq files are not read yet; table and sidecar count)"
-            for plan in self.stages
-            for path in plan.unread
-        ]
         lines += [
             f"  not used: {path.name} (no stage of the recipe asks for it)" for path in self.unused
         ]
@@ -262,7 +261,9 @@ def _plan_stage(
             )
         )
     table = read_context(series.context)
-    protocol = build_protocol(table, series.fields, series.image, series.context)
+    sequence = find_sequence(series.image, files.root, series.fields)
+    played = _played(sequence, series, table)
+    protocol = build_protocol(table, series.fields, series.image, series.context, played)
     needed = len(stage.free) + 2
     if protocol.n_volumes < needed:
         what = f"has {protocol.n_volumes} volumes, too few to fit {len(stage.free)} parameters"
@@ -278,4 +279,23 @@ def _plan_stage(
     why = unsuitable(solver, protocol, problem.model) if solver != "auto" else None
     if why:
         raise InputError(Fault(series.image, f"--solver {solver}: {why}", "Use --solver auto"))
-    return StagePlan(stage, series, problem, recipe)
+    return StagePlan(stage, series, problem, recipe, sequence=sequence)
+
+
+def _played(sequence: Path | None, series: Series, table: pd.DataFrame) -> Protocol | None:
+    """What the sequence of a series plays, if there is one.
+
+    Raises
+    ------
+    InputError
+        If it cannot be used, or contradicts table or sidecar.
+    """
+    frequency = frequency_mhz(series.fields)
+    if sequence is None or frequency is None:  # of a missing frequency the protocol complains
+        return None
+    played = play(sequence, frequency)
+    mend = "Store the sequence that was played, or correct table and sidecar"
+    said = conflicts(table, series.fields, played)
+    if said:
+        raise InputError(*(Fault(sequence, text, mend) for text in said))
+    return played

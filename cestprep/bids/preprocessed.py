@@ -48,8 +48,14 @@ def _write_series(
     with replacing(table) as temporary:
         shutil.copyfile(context, temporary)
     about = {**plan.series.fields, **fields, "Sources": [sink.uri(image)]}
-    written = write_image(path, image_data(image), load_image(image))
-    return [written, write_json(sidecar_path(path), about), table]
+    about.pop("PulseqFile", None)  # a URI of the raw dataset; the copy lies beside
+    written = [write_image(path, image_data(image), load_image(image)), table]
+    if plan.sequence is not None:
+        copy = path.with_name(path.name.split(".")[0] + ".seq")
+        with replacing(copy) as temporary:
+            shutil.copyfile(plan.sequence, temporary)
+        written.append(copy)
+    return [*written, write_json(sidecar_path(path), about)]
 
 
 def _maps_of(source: AuxiliarySource) -> Iterator[tuple[dict[str, str], Path]]:

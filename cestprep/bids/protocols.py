@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 import numpy as np
 import pandas as pd
 
+from cestprep.bids.pulseq import played_rows
 from cestprep.bids.spec import (
     B1_DEFINITIONS,
     CONTEXT_COLUMNS,
@@ -20,6 +21,7 @@ from cestprep.bids.spec import (
 from cestprep.errors import Fault, InputError
 from cestprep.physics.constants import GAMMA_HZ_PER_UT
 from cestprep.physics.protocol import Block, Protocol, Readout, Recovery, Saturation, Spoil
+from cestprep.physics.pulseq_protocol import simplified
 
 #: Columns the program reads; the optional ones may be absent.
 KNOWN_COLUMNS = (*CONTEXT_COLUMNS, *OPTIONAL_COLUMNS)
@@ -156,7 +158,11 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def build_protocol(
-    table: pd.DataFrame, fields: Mapping[str, Any], where: Path, context: Path
+    table: pd.DataFrame,
+    fields: Mapping[str, Any],
+    where: Path,
+    context: Path,
+    played: Protocol | None = None,
 ) -> Protocol:
     """Protocol of a series.
 
@@ -168,6 +174,9 @@ def build_protocol(
         Sidecar fields.
     where, context : Path
         Image and table, for messages.
+    played : Protocol, optional
+        Of the sequence file, which must agree with table and sidecar
+        (`cestprep.bids.pulseq.conflicts`); shape, phase and tips of the pulses are its own.
 
     Raises
     ------
@@ -185,7 +194,11 @@ def build_protocol(
         _check_frequency(side, frequency)
     _check_m0(side, table, context)
     readout = _readout(side)
-    pulses = _Pulses.of(side)
+    pulses = _Pulses.of(side) if played is None else None
+    definition = str(fields.get("SaturationB1Definition"))
+    own_blocks = {
+        row.number: row.blocks(definition) for row in (played and played_rows(table, played)) or ()
+    }
     blocks: list[Block] = []
     rows: list[Any] = list(table.itertuples(index=False))
     for number, row in enumerate(rows, start=1):
@@ -193,19 +206,24 @@ def build_protocol(
             found = "n/a" if pd.isna(row.recovery_time) else f"{row.recovery_time:g}"
             side.row_fault(number, f"recovery_time is {found}, expected seconds", "Correct it")
             continue
-        blocks.append(Recovery(float(row.recovery_time)))
-        saturation = pulses.saturation(row, number, side)
-        blocks += [saturation, Spoil()] if saturation else []
+        if number in own_blocks:
+            blocks += own_blocks[number]
+        else:
+            blocks.append(Recovery(float(row.recovery_time)))
+            saturation = pulses.saturation(row, number, side) if pulses else None
+            blocks += [saturation, Spoil()] if saturation else []
         side.check_frequency_column(number, row, frequency)
         angle = getattr(row, "flip_angle", float("nan"))
         own = readout.flip_angle_deg if pd.isna(angle) else float(angle)
         blocks.append(Readout(own, readout.n_shots, readout.shot_interval_s))
-    pulses.check_duration(table, side)
+    if pulses:
+        pulses.check_duration(table, side)
     side.collect_rows(context)
     if side.faults:
         raise InputError(*side.faults)
     is_m0 = tuple(bool(v) for v in table["volume_type"] == "m0scan")
-    return Protocol(tuple(blocks), frequency or 1.0, is_m0)
+    protocol = Protocol(tuple(blocks), frequency or 1.0, is_m0)
+    return protocol if played is None else simplified(protocol)
 
 
 def _check_frequency(side: _Sidecar, frequency: float) -> None:
@@ -266,8 +284,8 @@ class _Pulses:
         shape = side.fields.get("MTPulseShape")
         if shape != "HARD":
             side.fault(
-                f"MTPulseShape is {shape!r}; only HARD (rectangular) pulses are supported so far",
-                "Shaped pulses need the Pulseq reader of a later version",
+                f"MTPulseShape is {shape!r}, of which the table says no more than the name",
+                "Store the .seq file that was played beside the image, or write HARD (rectangular)",
             )
         lock = side.fields.get("SaturationSpinLock", None if count > 1 else False)
         if not isinstance(lock, bool):

@@ -7,7 +7,7 @@ timing (CEST-BIDS 1.1); where they contradict each other nothing is chosen.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from cestprep.errors import Fault, InputError
-from cestprep.physics.protocol import Protocol, Pulse, Recovery, Volume
+from cestprep.physics.protocol import Block, Protocol, Pulse, Recovery, Spoil, Volume
 from cestprep.physics.pulseq import PulseqError, parse
 from cestprep.physics.pulseq_protocol import NOTHING, Prepared, prepared, protocol_of
 
@@ -61,13 +61,40 @@ def play(path: Path, frequency_mhz: float) -> Protocol:
 
 
 @dataclass(frozen=True)
-class _Row:
-    """A row of the table beside the volume of the sequence it belongs to."""
+class PlayedRow:
+    """A row of the table beside the volume of the sequence it belongs to.
+
+    Attributes
+    ----------
+    number : int
+        Of the row, from 1.
+    table : tuple
+    volume : Volume
+    train : Prepared
+    """
 
     number: int
     table: Any
-    played: Prepared
-    recovery_s: float
+    volume: Volume
+    train: Prepared
+
+    def blocks(self, definition: str) -> list[Block]:
+        """What is played, from the recovery to the readout, at the table's offset and B1.
+
+        Pulse shape, phase and tips are those of the sequence.
+        """
+        said, train = self.table, self.train
+        if train == NOTHING or not said.saturation_b1 > 0:
+            return [Recovery(float(said.recovery_time))]
+        away = float(said.saturation_offset) - train.offset_ppm
+        scale = float(said.saturation_b1) / getattr(train, _B1[definition])
+        pulses = [
+            replace(b, offset_ppm=b.offset_ppm + away, b1_ut=b.b1_ut * scale)
+            if isinstance(b, Pulse)
+            else b
+            for b in self.volume.preparation
+        ]
+        return [Recovery(max(float(said.recovery_time) - train.lead_s, 0.0)), *pulses, Spoil()]
 
 
 def conflicts(table: pd.DataFrame, fields: Mapping[str, Any], played: Protocol) -> list[str]:
@@ -75,7 +102,7 @@ def conflicts(table: pd.DataFrame, fields: Mapping[str, Any], played: Protocol) 
 
     Unsaturated reference volumes may be missing in the sequence.
     """
-    paired = _paired(table, played)
+    paired = played_rows(table, played)
     if paired is None:
         silent = int((table["volume_type"] != "saturated").sum())
         return [
@@ -92,17 +119,21 @@ def conflicts(table: pd.DataFrame, fields: Mapping[str, Any], played: Protocol) 
     ]
 
 
-def _paired(table: pd.DataFrame, played: Protocol) -> list[_Row] | None:
+def played_rows(table: pd.DataFrame, played: Protocol) -> list[PlayedRow] | None:
+    """Rows with their volumes of the sequence; None where their numbers do not fit.
+
+    Rows without saturation may be missing in the sequence, and are then left out.
+    """
     volumes = list(zip(played.volumes, prepared(played), strict=True))
     rows: list[tuple[int, Any]] = list(enumerate(table.itertuples(index=False), start=1))
     if len(volumes) != len(rows):
         rows = [(n, r) for n, r in rows if r.saturation_b1 > 0]
     if len(volumes) != len(rows):
         return None
-    found = []
-    for (number, row), (volume, train) in zip(rows, volumes, strict=True):
-        found.append(_Row(number, row, train, _recovery(volume, train)))
-    return found
+    return [
+        PlayedRow(number, row, volume, train)
+        for (number, row), (volume, train) in zip(rows, volumes, strict=True)
+    ]
 
 
 def _recovery(volume: Volume, train: Prepared) -> float:
@@ -113,9 +144,9 @@ def _recovery(volume: Volume, train: Prepared) -> float:
     return volume.recovery_s + sum(silent)
 
 
-def _differences(row: _Row, fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _differences(row: PlayedRow, fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Names of columns or fields and what is said there and played."""
-    said, train = row.table, row.played
+    said, train = row.table, row.train
     if train == NOTHING or not said.saturation_b1 > 0:
         if (train == NOTHING) != (not said.saturation_b1 > 0):
             plays = "nothing" if train == NOTHING else "pulses"
@@ -140,10 +171,11 @@ def _differences(row: _Row, fields: Mapping[str, Any]) -> Iterator[tuple[str, st
     if isinstance(spin_lock, bool) and spin_lock != (train.tip_deg > 0):
         tips = "tips" if train.tip_deg > 0 else "no tips"
         yield "SaturationSpinLock", f"SaturationSpinLock is {spin_lock}, the file plays {tips}"
-    if row.number > 1 and abs(said.recovery_time - row.recovery_s) > ALIKE_S:
+    waits = _recovery(row.volume, train)
+    if row.number > 1 and abs(said.recovery_time - waits) > ALIKE_S:
         yield (
             "recovery_time",
-            f"recovery_time is {said.recovery_time:g} s, the file waits {row.recovery_s:g} s",
+            f"recovery_time is {said.recovery_time:g} s, the file waits {waits:g} s",
         )
 
 

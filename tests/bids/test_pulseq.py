@@ -8,11 +8,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import sessions
+import trains
 
 from cestprep.bids.convert.dataset import as_tsv
+from cestprep.bids.derivatives import Sink
+from cestprep.bids.preprocessed import write_preprocessed
 from cestprep.bids.protocols import build_protocol, read_context
 from cestprep.bids.pulseq import conflicts, describe, play
 from cestprep.bids.spec.examples import pulseq_text
+from cestprep.errors import InputError
+from cestprep.physics.protocol import Pulse, Saturation
 from cestprep.physics.pulseq_protocol import idealised, prepared
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "reference" / "pulseq"
@@ -22,35 +28,7 @@ READOUT = {"FlipAngle": 15, "NumberShots": 1, "MagneticFieldStrength": 3,
 
 
 def written(tmp_path, volumes):
-    """A sequence of rectangular trains (recovery, offset, B1, length, count, delay, tips)."""
-    import pypulseq as pp
-
-    system = pp.Opts(rf_dead_time=0, rf_ringdown_time=0, max_grad=125, grad_unit="mT/m",
-                     max_slew=200, slew_unit="T/m/s")  # fmt: skip
-    spoiler = pp.make_trapezoid("z", amplitude=4e4, rise_time=1e-4, flat_time=8e-4, system=system)
-    sequence = pp.Sequence(system)
-    for recovery, offset, b1, length, count, delay, tips in volumes:
-        sequence.add_block(pp.make_delay(recovery))
-        hertz = offset * FREQUENCY
-        lock = pp.make_block_pulse(2 * np.pi * 42.5764 * b1 * length, duration=length,
-                                   freq_offset=hertz, system=system)  # fmt: skip
-        angle = np.arctan2(42.5764 * b1, abs(hertz))
-        for i in range(count):
-            if tips:
-                tip = pp.make_block_pulse(angle, duration=1e-3, freq_offset=hertz, system=system)
-                sequence.add_block(tip)
-            sequence.add_block(lock)
-            if tips:
-                back = pp.make_block_pulse(angle, duration=1e-3, freq_offset=hertz,
-                                           phase_offset=np.pi, system=system)  # fmt: skip
-                sequence.add_block(back)
-            if i < count - 1:
-                sequence.add_block(pp.make_delay(delay - (2e-3 if tips else 0)))
-        sequence.add_block(spoiler)
-        sequence.add_block(pp.make_adc(1, duration=1e-3))
-    path = tmp_path / "made.seq"
-    sequence.write(str(path))
-    return path
+    return trains.write(tmp_path / "made.seq", volumes, FREQUENCY)
 
 
 TRAINS = {
@@ -74,8 +52,8 @@ def test_round_trip_is_exact(tmp_path, what):
     image = tmp_path / "x_cest.nii.gz"
     back = build_protocol(table, fields, image, tmp_path / "t.tsv")
     assert not conflicts(table, fields, played)
-    trains = zip(played.volumes, prepared(played), strict=True)
-    for volume, told, (source, train) in zip(back.volumes, volumes, trains, strict=True):
+    sources = zip(played.volumes, prepared(played), strict=True)
+    for volume, told, (source, train) in zip(back.volumes, volumes, sources, strict=True):
         recovery, offset, b1, length, n, wait, tipped = told
         made = volume.saturation
         assert abs(made.offset_ppm - train.offset_ppm) < 1e-6
@@ -182,7 +160,110 @@ def test_published_sequences(name):
     for words, sentence in zip(EXPECTED[name], found.unsaid, strict=True):
         assert words in sentence
         assert sentence.count(".") >= 1
-    trains = prepared(played)
-    for row, train in zip(itertools.islice(found.table.itertuples(), 5), trains, strict=False):
+    rows = itertools.islice(found.table.itertuples(), 5)
+    for row, train in zip(rows, prepared(played), strict=False):
         if train.n_pulses:
             assert row.saturation_b1 == train.b1_rms_ut
+
+
+SERIES = "sub-01/ses-01/cest/sub-01_ses-01_acq-mt_cest"
+MOUSE_MHZ = 298.03
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
+    return sessions.write(tmp_path_factory.mktemp("pristine") / "bids", shape=(4, 4, 1))
+
+
+@pytest.fixture
+def dataset(pristine, tmp_path):
+    return sessions.copy(pristine, tmp_path / "bids")
+
+
+def beside(root, b1_scale=1.0, shape="block", **changes):
+    """Write the .seq of the MT series from its table, without the reference volume."""
+    table = read_context(root / f"{SERIES}context.tsv")
+    rows = table[table["volume_type"] == "saturated"]
+    volumes = [(r.recovery_time, r.saturation_offset, b1_scale * r.saturation_b1,
+                r.saturation_duration, 1, 0.0, False) for r in rows.itertuples()]  # fmt: skip
+    path = root / f"{SERIES}.seq"
+    trains.write(path, volumes, MOUSE_MHZ, shape)
+    sessions.edit_json(root / f"{SERIES}.json", **changes)
+    return path
+
+
+def test_rectangular_pulses_are_the_same_with_and_without_their_sequence(dataset):
+    without = sessions.plan(dataset).stages[0]
+    path = beside(dataset)
+    planned = sessions.plan(dataset)
+    stage = planned.stages[0]
+    assert stage.sequence == path
+    assert path in planned.files
+    assert "pulses of sub-01_ses-01_acq-mt_cest.seq" in planned.describe()
+    pairs = zip(without.problem.protocol.volumes, stage.problem.protocol.volumes, strict=True)
+    for told, played in pairs:
+        assert (told.saturation is None) == (not played.preparation)
+        if told.saturation is not None:
+            made = next(b for b in played.preparation if isinstance(b, Saturation))
+            assert abs(made.offset_ppm - told.saturation.offset_ppm) < 1e-9
+            assert abs(made.b1_ut - told.saturation.b1_ut) < 1e-9
+            assert abs(made.pulse_duration_s - told.saturation.pulse_duration_s) < 1e-9
+        assert abs(played.recovery_s - told.recovery_s) < 1e-9
+
+
+def test_pulses_of_any_shape_come_from_the_sequence(dataset):
+    """Refused by name alone; with the sequence its envelope is simulated."""
+    sessions.edit_json(dataset / f"{SERIES}.json", MTPulseShape="GAUSSIAN")
+    with pytest.raises(InputError, match=r"Store the \.seq file"):
+        sessions.plan(dataset)
+    beside(dataset, shape="gauss", SaturationB1Definition="peak", MTPulseShape="GAUSSIAN")
+    protocol = sessions.plan(dataset).stages[0].problem.protocol
+    pulses = [b for b in protocol.blocks if isinstance(b, Pulse)]
+    table = read_context(dataset / f"{SERIES}context.tsv")
+    assert len(pulses) == (table["volume_type"] == "saturated").sum()
+    stated = table.loc[table["volume_type"] == "saturated", "saturation_b1"]
+    np.testing.assert_allclose([p.b1_ut for p in pulses], stated, rtol=1e-6)
+    assert not pulses[0].waveform.is_rectangular
+
+
+def test_a_sequence_that_contradicts_the_table_is_refused(dataset):
+    path = beside(dataset, b1_scale=1.1)
+    with pytest.raises(InputError, match=r"saturation_b1 is .* uT, the file plays") as caught:
+        sessions.plan(dataset)
+    assert caught.value.faults[0].where == path
+
+
+def test_a_sequence_elsewhere_is_found_by_its_uri(dataset):
+    path = beside(dataset, PulseqFile="bids::code/mt.seq")
+    (dataset / "code").mkdir()
+    path.rename(dataset / "code/mt.seq")
+    assert sessions.plan(dataset).stages[0].sequence == dataset / "code/mt.seq"
+    (dataset / "code/mt.seq").unlink()
+    with pytest.raises(InputError, match="names no file of the dataset"):
+        sessions.plan(dataset)
+
+
+def test_preprocessed_series_keep_their_sequence(dataset, tmp_path):
+    """Networks of a cohort are trained from there."""
+    path = beside(dataset)
+    planned = sessions.plan(dataset)
+    written = write_preprocessed(Sink(tmp_path / "out", {"raw": dataset}, "psvae"), planned)
+    (copy,) = (p for p in written if p.suffix == ".seq")
+    assert copy.read_text() == path.read_text()
+    assert copy.name == "sub-01_ses-01_acq-mt_space-cestref_desc-preproc_cest.seq"
+
+
+def test_real_tips_are_simulated(tmp_path):
+    volumes = [(2.0, 3.5, 2.0, 0.1, 2, 0.05, True), (1.0, -8.0, 1.5, 0.1, 2, 0.05, True)]
+    played = play(written(tmp_path, volumes), FREQUENCY)
+    found = describe(played)
+    fields = {**READOUT, **found.fields, "M0Type": "Absent"}
+    where = tmp_path / "x.nii.gz"
+    protocol = build_protocol(found.table, fields, where, where, played)
+    blocks = [b for b in protocol.blocks if isinstance(b, Pulse)]
+    assert len(blocks) == 2 * 2 * 3
+    sources = [b for b in played.blocks if isinstance(b, Pulse)]
+    for made, source in zip(blocks, sources, strict=True):
+        assert made.phase_rad == source.phase_rad
+        assert abs(made.offset_ppm - source.offset_ppm) < 1e-9
+        assert abs(made.b1_ut - source.b1_ut) < 1e-9
