@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 _MAPS = {"T1map": ("s",), "T2map": ("s",), "fieldmap": ("Hz", "ppm"), "TB1map": ("percent",)}
 _ABOUT = (
     "Write a series, a map or a mask into a CEST-BIDS dataset, which is made if it does not exist; "
-    "nothing in it is replaced. Images are NIfTI, .npy or .mat (version 7 or older). Bruker "
-    "and DICOM folders are not read: convert them to NIfTI first (docs/cest_bids.rst)."
+    "nothing in it is replaced. Images are NIfTI, .npy, .mat (version 7 or older) or a folder with "
+    "the DICOM files of one series. Bruker folders are not read: export NIfTI or DICOM first."
 )
 
 
@@ -46,7 +47,9 @@ def _kind(kinds: Any, name: str, text: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = kinds.add_parser(
         name, help=text, description=f"Convert {text}."
     )
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="NIfTI, .npy or .mat")
+    parser.add_argument(
+        "image", type=Path, metavar="IMAGE", help="NIfTI, .npy, .mat, or a DICOM folder"
+    )
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="dataset to write into")
     parser.add_argument("--subject", required=True, type=_label, metavar="LABEL")
     parser.add_argument("--session", type=_label, metavar="LABEL")
@@ -125,11 +128,47 @@ def _place(options: argparse.Namespace) -> Place:
     return Place(options.dataset, options.subject, options.session, acq, run)
 
 
+#: What the headers of a DICOM series answer, by option.
+_HEADERS = {
+    "field_t": "MagneticFieldStrength",
+    "frequency_mhz": "ImagingFrequency",
+    "flip_angle": "FlipAngle",
+}
+#: Relative agreement asked of an option and a header.
+_AGREE = 1e-3
+
+
 def _image(options: argparse.Namespace) -> Any:
+    from cestprep.bids.convert.dicom import read_dicom
     from cestprep.bids.convert.source import read_volume
+
+    if options.image.is_dir():
+        image, fields = read_dicom(options.image)
+        _answer(options, fields)
+        return image
 
     voxel = None if options.voxel_mm is None else tuple(options.voxel_mm)
     return read_volume(options.image, options.variable, options.volume_axis, voxel)
+
+
+def _answer(options: argparse.Namespace, fields: Mapping[str, Any]) -> None:
+    """Take from headers what no option says; refuse what an option says otherwise.
+
+    Raises
+    ------
+    UsageError
+        Naming both numbers.
+    """
+    for name, field in _HEADERS.items():
+        value = fields.get(field)
+        if not isinstance(value, int | float) or not hasattr(options, name):
+            continue
+        given = getattr(options, name)
+        if given is not None and abs(given - value) > _AGREE * abs(value):
+            option = "--" + name.replace("_", "-")
+            what = f"is {given:g}, but {field} of the DICOM files is {value:g}"
+            raise UsageError(Fault(option, what, "Leave the option out, or correct it"))
+        setattr(options, name, float(value) if given is None else given)
 
 
 #: Sidecar field of each option of a series.
@@ -181,10 +220,10 @@ def _series(options: argparse.Namespace) -> int:
     from cestprep.bids.convert.series import Questions, of_stated
 
     needed = _NEEDED if options.seq is None else ("target", "acquisition_type", "flip_angle")
-    missing = [name for name in needed if getattr(options, name) is None]
     if options.seq is not None and options.offsets is not None:
         raise UsageError(Fault("--offsets", "given beside --seq", "Give one of them"))
     image = _image(options)
+    missing = [name for name in needed if getattr(options, name) is None]
     if len(image.shape) != 4:
         what = f"has shape {image.shape}, a series has volumes"
         raise UsageError(Fault(options.image, what, "Give --volume-axis for arrays"))

@@ -231,6 +231,78 @@ def test_masks_go_into_a_derivative_dataset(arrays):
     assert (arrays / "masks/sub-01/cest/sub-01_desc-brain_mask.nii.gz").exists()
 
 
+def write_dicom(folder, data, frequency_mhz=123.25, field_t=3, flip_deg=15, series=1):
+    """Classic MR images (x, y, slices, volumes), as few fields as dcm2niix takes."""
+    import pydicom.uid as uid
+    from pydicom.dataset import Dataset, FileMetaDataset
+
+    folder.mkdir(parents=True, exist_ok=True)
+    study, of_series, frame = (uid.generate_uid() for _ in range(3))
+    nx, ny, nz, nv = data.shape
+    for v, z in np.ndindex(nv, nz):
+        d, d.file_meta = Dataset(), FileMetaDataset()
+        d.SOPClassUID, d.SOPInstanceUID = uid.MRImageStorage, uid.generate_uid()
+        d.file_meta.MediaStorageSOPClassUID = d.SOPClassUID
+        d.file_meta.MediaStorageSOPInstanceUID = d.SOPInstanceUID
+        d.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+        d.StudyInstanceUID, d.SeriesInstanceUID, d.FrameOfReferenceUID = study, of_series, frame
+        d.Modality, d.Manufacturer, d.PatientName, d.PatientID = "MR", "SIEMENS", "x", "x"
+        d.StudyDate, d.StudyTime, d.AcquisitionTime = "20260101", "120000", f"1200{v:02d}"
+        d.SeriesNumber, d.AcquisitionNumber, d.InstanceNumber = series, v + 1, v * nz + z + 1
+        d.SeriesDescription = d.ProtocolName = "cest"
+        d.MagneticFieldStrength, d.ImagingFrequency, d.FlipAngle = field_t, frequency_mhz, flip_deg
+        d.RepetitionTime, d.EchoTime, d.MRAcquisitionType = 5000, 10, "3D"
+        d.ScanningSequence, d.SequenceVariant, d.ImageType = (
+            "GR",
+            "SK",
+            ["ORIGINAL", "PRIMARY", "M"],
+        )
+        d.ImageOrientationPatient, d.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [0, 0, 3.0 * z]
+        d.PixelSpacing, d.SliceThickness, d.Rows, d.Columns = [2, 2], 3, ny, nx
+        d.SamplesPerPixel, d.PhotometricInterpretation = 1, "MONOCHROME2"
+        d.BitsAllocated, d.BitsStored, d.HighBit, d.PixelRepresentation = 16, 16, 15, 0
+        d.PixelData = data[:, :, z, v].T.astype("<u2").tobytes()
+        d.save_as(folder / f"{series}_{v:02d}_{z:02d}.dcm", enforce_file_format=True)
+
+
+def of_dicom(arrays, *extra, **said):
+    given = {k: v for k, v in SAID.items()
+             if k not in ("--field-t", "--frequency-mhz", "--flip-angle")} | said  # fmt: skip
+    words = [word for pair in given.items() for word in pair]
+    return tool("series", arrays / "dicom", arrays / "out", "--subject", "01", "--offsets",
+                arrays / "offsets.txt", "--b1", arrays / "b1.txt", "--saturation-duration", 2.5,
+                "--recovery", 1, *words, *extra)  # fmt: skip
+
+
+def test_a_dicom_folder_answers_what_its_headers_say(arrays):
+    data = np.random.default_rng(2).integers(1, 900, (6, 5, 2, 4))
+    write_dicom(arrays / "dicom", data)
+    done = of_dicom(arrays)
+    assert done.returncode == 0, done.stderr
+    image = nib.load(arrays / "out/sub-01/cest/sub-01_cest.nii.gz")
+    np.testing.assert_array_equal(np.sort(image.get_fdata().ravel()), np.sort(data.ravel()))
+    canonical = nib.as_closest_canonical(image).get_fdata()
+    np.testing.assert_array_equal(canonical, data[::-1, ::-1])  # LPS to RAS
+    fields = metadata(arrays / "out/sub-01/cest/sub-01_cest.nii.gz", arrays / "out")
+    assert (fields["MagneticFieldStrength"], fields["SpectrometerFrequency"]) == (3, 123.25)
+    assert fields["FlipAngle"] == 15
+    table = read_context(arrays / "out/sub-01/cest/sub-01_cestcontext.tsv")
+    assert table["saturation_offset"][1] == pytest.approx(1022 / 123.25)
+    assert not validate(arrays / "out").errors
+
+
+def test_a_dicom_folder_that_contradicts_or_holds_two_series(arrays):
+    data = np.ones((6, 5, 2, 4))
+    write_dicom(arrays / "dicom", data)
+    done = of_dicom(arrays, **{"--frequency-mhz": 127.73})
+    assert done.returncode == 2
+    assert "is 127.73, but ImagingFrequency of the DICOM files is 123.25" in done.stderr
+    write_dicom(arrays / "dicom", data, series=2)
+    done = of_dicom(arrays)
+    assert (done.returncode, "holds 2 series" in done.stderr) == (2, True)
+    assert not (arrays / "out").exists()
+
+
 BAD = {
     "no voxel size": ({}, ("x.npy", "--volume-axis", 3), "without voxel size"),
     "no axis": ({}, ("x.npy", "--voxel-mm", 2, 2, 2), "has shape (5, 4, 3, 4), of which 4 axes"),

@@ -1,0 +1,49 @@
+"""DICOM folders, by dcm2niix."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from cestprep.bids.files import load_image, read_json
+from cestprep.errors import Fault, UsageError
+
+_PROGRAM = "dcm2niix"
+
+
+def read_dicom(folder: Path) -> tuple[nib.Nifti1Image, Mapping[str, Any]]:
+    """The one series of a folder of DICOM files, and the sidecar fields its headers give.
+
+    Raises
+    ------
+    UsageError
+        If the converter is absent or fails, or there is not exactly one series.
+    """
+    beside = Path(sys.executable).with_name(_PROGRAM)
+    program = str(beside) if beside.exists() else shutil.which(_PROGRAM)
+    if program is None:
+        mend = "Install it: pip install 'cestprep[convert]'; or convert to NIfTI yourself"
+        raise UsageError(Fault(folder, f"DICOM folders need {_PROGRAM}", mend))
+    with tempfile.TemporaryDirectory(prefix="cestprep-dicom-") as out:
+        command = [program, "-b", "y", "-z", "y", "-f", "%s_%d", "-o", out, str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        images = sorted(Path(out).glob("*.nii.gz"))
+        if len(images) != 1:
+            names = ", ".join(p.name.split(".")[0] for p in images) or done.stdout.strip()[-200:]
+            what = f"holds {len(images)} series, expected one ({names})"
+            raise UsageError(Fault(folder, what, "Give a folder with the files of one series"))
+        found = load_image(images[0])
+        sidecar = images[0].with_name(images[0].name.replace(".nii.gz", ".json"))
+        fields = read_json(sidecar) if sidecar.exists() else {}
+        data = found.get_fdata(dtype=np.float32)
+        image = nib.Nifti1Image(data, found.affine)
+        image.header.set_xyzt_units("mm", "sec")
+        return image, fields
