@@ -88,7 +88,7 @@ def test_estimates_cover_the_truth(done, parameter):
 
 def test_every_image_has_a_sidecar_with_units_and_no_nan(done):
     images = sorted((done / "out").rglob("*.nii.gz"))
-    started_from = 2 + 4 + 1  # series, maps and the mask
+    started_from = 2 + 5 + 1  # series, maps with a magnitude for B0, and the mask
     assert len(images) == 2 * (4 * 2 + 7) + 1 + started_from
     for path in images:
         assert np.isfinite(nib.load(path).get_fdata()).all(), path
