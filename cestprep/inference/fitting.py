@@ -23,6 +23,7 @@ from cestprep.inference.training import CHECKS, Part, Schedule, Store, Trained, 
 
 #: With fewer voxels a subject's own say too little to train on.
 FEWEST_VOXELS = 20
+_OWN_CHECKS = 20
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Options:
         within(CHECKS, 1e7, steps=self.steps)
         within(1, 1e7, simulated=self.simulated)
         within(1, 1e5, batch=self.batch)
-        within(CHECKS, 1e7, own_steps=self.own_steps or None)
+        within(_OWN_CHECKS, 1e7, own_steps=self.own_steps or None)
 
 
 def learn(
@@ -111,7 +112,7 @@ def _learn_subject(
     def loss(network: Network, data: Any, key: Array) -> Array:
         return truth(network, data[0], key) + evidence(network, data[1], key)
 
-    schedule = Schedule(options.own_steps, peak_rate=2e-4, checks=20, patience=6)
+    schedule = Schedule(options.own_steps, peak_rate=2e-4, checks=_OWN_CHECKS, patience=6)
     datasets = (simulated[0], seen), (simulated[1], kept)
     end = train(trained.network, loss, *datasets, schedule, key, part)
     return Trained(end.network, trained.curve + end.curve)
