@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -169,3 +170,9 @@ def _probe(backends: tuple[str, ...], platforms: str | None, platform_name: str 
         raise NoDeviceError(answer)
     backend, platform, kind = answer
     return Device(platform, kind, f"{backend},cpu" if backend else "")
+
+
+def installed_program(name: str) -> str | None:
+    """A program of this environment, activated or not, else of the path; None if there is none."""
+    beside = Path(sys.executable).with_name(name)
+    return str(beside) if beside.exists() else shutil.which(name)

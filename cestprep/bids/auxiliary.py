@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from cestprep.bids.files import image_data
 from cestprep.bids.protocols import frequency_mhz
 from cestprep.bids.session import MapFile, Series, SessionFiles
 from cestprep.bids.spec import MAP_SUFFIXES
-from cestprep.errors import Fault
+from cestprep.errors import Fault, InputError
 from cestprep.inference.recipe import AUXILIARY, Recipe
 
 UNITS = {"T1": "s", "T2": "s", "B0": "ppm", "B1": "of nominal"}
@@ -97,28 +98,41 @@ def _unit_factor(
     """Factor from the map's unit to s, ppm or 1."""
     unit = found.fields.get("Units")
     sd_unit = found.sd_fields.get("Units", unit)
+    if found.sd is not None and sd_unit != unit:
+        what = f"Units is {sd_unit!r}, but {found.image.name} is in {unit!r}"
+        faults.append(Fault(found.sd, what, "Give both maps in one unit"))
+    # without a frequency the series itself is at fault, which is said elsewhere
+    frequencies = [f for f in (frequency_mhz(s.fields) for s in series) if f] or [1.0]
+    try:
+        return unit_factor(quantity, found.image, found.fields, frequencies[0])
+    except InputError as exc:
+        faults.extend(exc.faults)
+        return 1.0
+
+
+def unit_factor(
+    quantity: str, image: Path, fields: Mapping[str, Any], frequency_mhz: float
+) -> float:
+    """Factor from the unit a map's sidecar states to package units.
+
+    Raises
+    ------
+    InputError
+        If there is none or it is no unit of the quantity.
+    """
     accepted: dict[str | None, float]
     if quantity in ("T1", "T2"):
         accepted = {"s": 1.0, None: 1.0}  # BIDS: these maps are in seconds
     elif quantity == "B0":
-        # without a frequency the series itself is at fault, which is said elsewhere
-        frequencies = [f for f in (frequency_mhz(s.fields) for s in series) if f]
-        accepted = {"ppm": 1.0, "Hz": 1 / frequencies[0] if frequencies else 1.0}
+        accepted = {"ppm": 1.0, "Hz": 1 / frequency_mhz}
     else:
         accepted = {"percent": 0.01, "%": 0.01, "arbitrary": 1.0, "1": 1.0}
-    if found.sd is not None and sd_unit != unit:
-        what = f"Units is {sd_unit!r}, but {found.image.name} is in {unit!r}"
-        faults.append(Fault(found.sd, what, "Give both maps in one unit"))
+    unit = fields.get("Units")
     if (isinstance(unit, str) or unit is None) and unit in accepted:
         return accepted[unit]
-    faults.append(
-        Fault(
-            found.image,
-            f"Units is {unit!r}, expected {' or '.join(str(u) for u in accepted if u)}",
-            "State the unit in the sidecar, converting the map if need be",
-        )
-    )
-    return 1.0
+    what = f"Units is {unit!r}, expected {' or '.join(str(u) for u in accepted if u)}"
+    mend = "State the unit in the sidecar, converting the map if need be"
+    raise InputError(Fault(image, what, mend))
 
 
 def usable_auxiliary(quantity: str, values: np.ndarray) -> np.ndarray:

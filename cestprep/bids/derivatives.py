@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,15 +13,16 @@ import numpy as np
 
 from cestprep import __version__
 from cestprep.bids.files import (
+    copy_file,
     load_image,
     read_json,
-    replacing,
     write_image,
     write_json,
     write_text,
 )
 from cestprep.bids.observe import Record
 from cestprep.bids.plan import SessionPlan, StagePlan
+from cestprep.bids.sidecars import companion
 from cestprep.bids.spec import (
     DATATYPE,
     DERIVATIVE_BIDSIGNORE,
@@ -35,9 +35,9 @@ from cestprep.bids.spec import (
     SPACE,
 )
 from cestprep.errors import Fault, InputError, UsageError
+from cestprep.inference import methods
 from cestprep.inference.estimate import LEVELS, Estimate, Meaning, Validity
 from cestprep.inference.measured import CREDIBLE_LEVEL, MISFIT_P
-from cestprep.inference.methods import Method
 from cestprep.inference.noise import RESIDUAL
 
 
@@ -71,6 +71,12 @@ class Sink:
     mode: str = "fit"
     options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
+
+    @property
+    def meaning(self) -> Meaning:
+        """What means and intervals are."""
+        method = methods.load(self.method)
+        return method.meaning(method.Options(**self.options))
 
     def path(
         self, session: SessionPlan, suffix: str, extension: str = ".nii.gz", **entities: str
@@ -359,9 +365,7 @@ def copy_network(
         if file.suffix == ".json":
             written.append(write_json(path, {**about, **read_json(file)}))
             continue
-        with replacing(path) as temporary:
-            shutil.copyfile(file, temporary)
-        written.append(path)
+        written.append(copy_file(file, path))
     return written
 
 
@@ -371,28 +375,22 @@ def write_stage(
     plan: StagePlan,
     estimate: Estimate,
     record: Record,
-    method: Method,
-    meaning: Meaning,
 ) -> list[Path]:
     """Write all maps of a stage with sidecars; returns the paths of all files."""
     like = load_image(session.mask)
     inside = np.asarray(like.dataobj) > 0
-    fields = stage_fields(sink, session, plan, estimate.voxels_by_solver, record, method.TITLE)
+    title = methods.load(sink.method).TITLE
+    fields = stage_fields(sink, session, plan, estimate.voxels_by_solver, record, title)
     written = []
-    for output in stage_outputs(plan, estimate, record, meaning):
+    for output in stage_outputs(plan, estimate, record, sink.meaning):
         path = sink.map_path(session, plan, output.suffix, **output.entities)
         blank = Validity.OUTSIDE_MASK if output.entities.get("stat") == "validity" else 0
         dtype = np.uint8 if output.values.dtype == np.uint8 else np.float32
         image = np.full((*inside.shape, *output.values.shape[:-1]), blank, dtype)
         image[inside] = output.values.T
         written.append(write_image(path, image, like))
-        written.append(write_json(sidecar_path(path), {**fields, **output.fields}))
+        written.append(write_json(companion(path, ".json"), {**fields, **output.fields}))
     return written
-
-
-def sidecar_path(image: Path) -> Path:
-    """Name of an image's sidecar."""
-    return image.with_name(image.name.removesuffix(".nii.gz") + ".json")
 
 
 def write_reference(sink: Sink, session: SessionPlan) -> list[Path]:
@@ -409,5 +407,5 @@ def write_reference(sink: Sink, session: SessionPlan) -> list[Path]:
     }
     return [
         write_image(path, image.get_fdata(dtype=np.float32)[..., volume], image),
-        write_json(sidecar_path(path), fields),
+        write_json(companion(path, ".json"), fields),
     ]

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,18 +67,33 @@ def write_json(path: Path, content: dict[str, Any]) -> Path:
     ValueError
         If a number is not finite: JSON has no such numbers.
     """
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    return write_text(path, text + "\n")
+    return write_text(path, json_text(content))
 
 
-def write_image(path: Path, data: np.ndarray, like: nib.Nifti1Image) -> Path:
-    """Write a NIfTI image atomically, on the grid of ``like``."""
+def json_text(content: Mapping[str, Any]) -> str:
+    """JSON as it is written (see `write_json`)."""
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def copy_file(source: Path, target: Path) -> Path:
+    """Copy a file atomically; returns the copy."""
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
+    return target
+
+
+def write_image(
+    path: Path, data: np.ndarray, like: nib.Nifti1Image, volume_s: float | None = None
+) -> Path:
+    """Write a NIfTI image atomically, on the grid of ``like``; of a series also s per volume."""
     image = nib.Nifti1Image(data, like.affine)
     image.header.set_xyzt_units("mm", "sec")
     for setter, code in (("set_qform", "qform_code"), ("set_sform", "sform_code")):
         getattr(image, setter)(like.affine, int(like.header[code]))
     if not like.header["qform_code"] and not like.header["sform_code"]:
         image.set_sform(like.affine, 1)
+    if volume_s is not None:
+        image.header.set_zooms((*image.header.get_zooms()[:3], volume_s))
     with replacing(path) as temporary:
         nib.save(image, temporary)
     return path

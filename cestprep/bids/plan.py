@@ -11,7 +11,7 @@ import pandas as pd
 from cestprep.bids.auxiliary import AuxiliarySource, plan_auxiliary
 from cestprep.bids.checks import check_images
 from cestprep.bids.protocols import build_protocol, frequency_mhz, is_number, read_context
-from cestprep.bids.pulseq import conflicts, find_sequence, play
+from cestprep.bids.pulseq import contradictions, find_sequence, play
 from cestprep.bids.session import Region, Series, SessionFiles, session_label
 from cestprep.bids.sidecars import source_entities
 from cestprep.errors import Fault, InputError
@@ -294,8 +294,7 @@ def _played(sequence: Path | None, series: Series, table: pd.DataFrame) -> Proto
     if sequence is None or frequency is None:  # of a missing frequency the protocol complains
         return None
     played = play(sequence, frequency)
-    mend = "Store the sequence that was played, or correct table and sidecar"
-    said = conflicts(table, series.fields, played)
-    if said:
-        raise InputError(*(Fault(sequence, text, mend) for text in said))
+    faults = contradictions(sequence, table, series.fields, played)
+    if faults:
+        raise InputError(*faults)
     return played

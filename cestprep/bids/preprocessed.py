@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from cestprep.bids.auxiliary import AuxiliarySource
-from cestprep.bids.derivatives import Sink, sidecar_path
-from cestprep.bids.files import image_data, load_image, replacing, write_image, write_json
+from cestprep.bids.derivatives import Sink
+from cestprep.bids.files import copy_file, image_data, load_image, write_image, write_json
 from cestprep.bids.plan import SessionPlan, StagePlan
+from cestprep.bids.sidecars import companion
 from cestprep.bids.spec import CONTEXT, MAGNITUDE, MAP_FOLDERS, MAP_SUFFIXES, MASK, SERIES, SPACE
 
 DESCRIPTION = "preproc"
@@ -35,7 +35,7 @@ def write_preprocessed(sink: Sink, session: SessionPlan) -> list[Path]:
     inside = (image_data(session.mask) > 0).astype("uint8")
     written.append(write_image(path, inside, mask))
     about = {**fields, "Type": "Brain", "Sources": [sink.uri(session.mask)]}
-    return [*written, write_json(sidecar_path(path), about)]
+    return [*written, write_json(companion(path, ".json"), about)]
 
 
 def _write_series(
@@ -45,17 +45,13 @@ def _write_series(
     assert context is not None  # plans have one
     path = sink.path(session, SERIES, **plan.entities, space=SPACE, desc=DESCRIPTION)
     table = sink.path(session, CONTEXT, ".tsv", **plan.entities)
-    with replacing(table) as temporary:
-        shutil.copyfile(context, temporary)
+    copy_file(context, table)
     about = {**plan.series.fields, **fields, "Sources": [sink.uri(image)]}
     about.pop("PulseqFile", None)  # a URI of the raw dataset; the copy lies beside
     written = [write_image(path, image_data(image), load_image(image)), table]
     if plan.sequence is not None:
-        copy = path.with_name(path.name.split(".")[0] + ".seq")
-        with replacing(copy) as temporary:
-            shutil.copyfile(plan.sequence, temporary)
-        written.append(copy)
-    return [*written, write_json(sidecar_path(path), about)]
+        written.append(copy_file(plan.sequence, companion(path, ".seq")))
+    return [*written, write_json(companion(path, ".json"), about)]
 
 
 def _maps_of(source: AuxiliarySource) -> Iterator[tuple[dict[str, str], Path]]:
@@ -82,7 +78,7 @@ def _write_map(
     values = image_data(image) * (source.to_si * factor)
     about = {**fields, "Units": unit, "Sources": [sink.uri(image)]}
     written = write_image(path, values, load_image(image))
-    return [written, write_json(sidecar_path(path), about)]
+    return [written, write_json(companion(path, ".json"), about)]
 
 
 def _write_magnitude(sink: Sink, session: SessionPlan, fields: Mapping[str, Any]) -> list[Path]:
@@ -92,4 +88,4 @@ def _write_magnitude(sink: Sink, session: SessionPlan, fields: Mapping[str, Any]
     image = load_image(first.series.image)
     volume = image_data(first.series.image)[..., first.reference_volume]
     about = {**fields, "Sources": [sink.uri(first.series.image)]}
-    return [write_image(path, volume, image), write_json(sidecar_path(path), about)]
+    return [write_image(path, volume, image), write_json(companion(path, ".json"), about)]

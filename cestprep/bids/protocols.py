@@ -228,28 +228,37 @@ def build_protocol(
 
 def _check_frequency(side: _Sidecar, frequency: float) -> None:
     field = side.number("MagneticFieldStrength", "T", "Add the field strength to the sidecar")
+    what = frequency_contradiction(frequency, field)
+    if what:
+        side.fault(what, "Correct either (the frequency is in MHz)")
+
+
+def frequency_contradiction(frequency: float, field: float) -> str | None:
+    """What is wrong with a scanner frequency (MHz) at a field strength (T), if anything."""
     expected = GAMMA_HZ_PER_UT * field
-    if abs(frequency - expected) > FREQUENCY_TOLERANCE * expected:
-        side.fault(
-            f"SpectrometerFrequency is {frequency:g} MHz, but protons at {field:g} T resonate near "
-            f"{expected:.1f} MHz",
-            "Correct either (the frequency is in MHz)",
-        )
+    if abs(frequency - expected) <= FREQUENCY_TOLERANCE * expected:
+        return None
+    return (
+        f"SpectrometerFrequency is {frequency:g} MHz, but protons at {field:g} T resonate near "
+        f"{expected:.1f} MHz"
+    )
 
 
 def _check_m0(side: _Sidecar, table: pd.DataFrame, context: Path) -> None:
     kind = side.choice("M0Type", M0_TYPES, "Say in the sidecar where the unsaturated volume is")
-    has_m0 = bool((table["volume_type"] == "m0scan").any())
     if not (table["volume_type"] == "saturated").any():
         side.faults.append(Fault(context, "has no saturated row", "Correct the column volume_type"))
-    if kind == "Included" and not has_m0:
-        side.faults.append(
-            Fault(context, "has no m0scan row although M0Type is 'Included'", "Correct either")
-        )
-    if kind != "Included" and has_m0:
-        side.faults.append(
-            Fault(context, f"has an m0scan row although M0Type is '{kind}'", "Correct either")
-        )
+    what = m0_contradiction(table, kind)
+    if what:
+        side.faults.append(Fault(context, what, "Correct either"))
+
+
+def m0_contradiction(table: pd.DataFrame, kind: str) -> str | None:
+    """What is wrong with the reference rows of a table for an ``M0Type``, if anything."""
+    has_m0 = bool((table["volume_type"] == "m0scan").any())
+    if has_m0 == (kind == "Included"):
+        return None
+    return f"has {'an' if has_m0 else 'no'} m0scan row although M0Type is '{kind}'"
 
 
 def _readout(side: _Sidecar) -> Readout:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cestprep.bids.sidecars import companion
 from cestprep.errors import Fault, InputError
 from cestprep.physics.protocol import Block, Protocol, Pulse, Recovery, Spoil, Volume
 from cestprep.physics.pulseq import PulseqError, parse
@@ -35,7 +36,7 @@ def find_sequence(image: Path, root: Path, fields: Mapping[str, Any]) -> Path | 
     InputError
         If ``PulseqFile`` names no file of the dataset.
     """
-    beside = image.with_name(image.name.split(".")[0] + ".seq")
+    beside = companion(image, ".seq")
     uri = fields.get("PulseqFile")
     if beside.exists() or uri is None:
         return beside if beside.exists() else None
@@ -117,6 +118,14 @@ def conflicts(table: pd.DataFrame, fields: Mapping[str, Any], played: Protocol) 
         sentences[0] + (f" (and {len(sentences) - 1} more rows)" if len(sentences) > 1 else "")
         for sentences in alike.values()
     ]
+
+
+def contradictions(
+    path: Path, table: pd.DataFrame, fields: Mapping[str, Any], played: Protocol
+) -> list[Fault]:
+    """What `conflicts` finds, as faults of the sequence file."""
+    mend = "Store the sequence that was played, or correct table and sidecar"
+    return [Fault(path, text, mend) for text in conflicts(table, fields, played)]
 
 
 def played_rows(table: pd.DataFrame, played: Protocol) -> list[PlayedRow] | None:

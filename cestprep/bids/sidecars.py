@@ -20,6 +20,11 @@ def parse_name(name: str) -> tuple[dict[str, str], str, str]:
     return dict(e.split("-", 1) for e in entities if "-" in e), suffix, f".{extension}"
 
 
+def companion(image: Path, extension: str) -> Path:
+    """File of another extension beside an image."""
+    return image.with_name(image.name.partition(".")[0] + extension)
+
+
 #: Entities a derivative keeps from its source, by pybids' names.
 SOURCE_ENTITIES = {
     "task": "task",

@@ -112,19 +112,17 @@ def _text(item: Any) -> str:
 
 def _flat(item: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Numbers of a volume by the words that lead to them."""
-    inside = fields(item) if is_dataclass(item) and not isinstance(item, Waveform) else ()
-    if isinstance(item, tuple):
+    if isinstance(item, Waveform) or not (is_dataclass(item) or isinstance(item, tuple)):
+        yield name, item if isinstance(item, int) else _text(item)
+    elif isinstance(item, tuple):
         for i, x in enumerate(item, start=1):
             word = type(x).__name__.lower()
             yield from _flat(x, word if len(item) == 1 else f"{i}, {word}")
-    elif inside:
-        for f in inside:
-            value = getattr(item, f.name)
-            yield from _flat(value, f.name if name == "" else f"{name} {f.name}") if f.init else ()
-    elif is_dataclass(item) and not isinstance(item, Waveform):
-        yield name, "played"
     else:
-        yield name, item if isinstance(item, int) else _text(item)
+        for f in (inside := [f for f in fields(item) if f.init]):
+            yield from _flat(getattr(item, f.name), f"{name} {f.name}".strip())
+        if not inside:  # a spoiler
+            yield name, "played"
 
 
 def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:

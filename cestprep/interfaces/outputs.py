@@ -83,15 +83,12 @@ class SaveStage(SimpleInterface):
     def _run_interface(self, runtime: Any) -> Any:
         from cestprep.bids.derivatives import copy_network, write_stage
         from cestprep.bids.observe import load_estimate, load_record
-        from cestprep.inference import methods
 
         sink, session = _sink(self.inputs), self.inputs.plan
         estimate = load_estimate(Path(self.inputs.estimate))
         record = load_record(Path(self.inputs.record))
         plan = session.stage(self.inputs.stage)
-        method = methods.load(sink.method)
-        meaning = method.meaning(method.Options(**sink.options))
-        written = write_stage(sink, session, plan, estimate, record, method, meaning)
+        written = write_stage(sink, session, plan, estimate, record)
         if isdefined(self.inputs.network):
             written += copy_network(sink, session, plan, [Path(f) for f in self.inputs.network])
         self._results["out_files"] = [str(p) for p in written]

@@ -256,7 +256,7 @@ class Prepared:
     gap_spread_s: float
 
 
-NOTHING = Prepared(math.nan, 0, *[0.0] * 12)  # type: ignore[arg-type]
+NOTHING = Prepared(math.nan, 0, 0, *[0.0] * 11)
 
 
 def prepared(protocol: Protocol) -> tuple[Prepared, ...]:

@@ -20,7 +20,7 @@ from cestprep.bids.plan import SessionPlan, StagePlan
 from cestprep.bids.regions import region_voxels
 from cestprep.bids.spec import QUALITY
 from cestprep.inference import methods
-from cestprep.inference.estimate import Estimate, Meaning, Validity
+from cestprep.inference.estimate import Estimate, Validity
 from cestprep.inference.measured import MISFIT_P
 from cestprep.report import figures, statistics
 from cestprep.report.display import Display
@@ -69,7 +69,7 @@ def write_report(
         "session": session,
         "method": sink.method,
         "method_title": methods.load(sink.method).TITLE,
-        "meaning": _meaning(sink),
+        "meaning": sink.meaning,
         "retrained": methods.trains(methods.load(sink.method)),
         "estimation": _estimation_rows(sink, session),
         "n_mask": int(display.mask.sum()),
@@ -110,11 +110,6 @@ def _write_table(path: Path, table: pd.DataFrame, columns: Mapping[str, str]) ->
     text = table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g")
     described = {name: {"Description": what} for name, what in columns.items()}
     return [write_text(path, text), write_json(path.with_suffix(".json"), described)]
-
-
-def _meaning(sink: Sink) -> Meaning:
-    method = methods.load(sink.method)
-    return method.meaning(method.Options(**sink.options))
 
 
 def _estimation_rows(sink: Sink, session: SessionPlan) -> list[tuple[str, str]]:

@@ -18,16 +18,6 @@ DSEG = "derivatives/masks/sub-01/ses-01/anat/sub-01_ses-01_seg-tissue_dseg"
 MASK = "derivatives/masks/sub-01/ses-01/cest/sub-01_ses-01_desc-brain_mask"
 
 
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory):
-    return sessions.write(tmp_path_factory.mktemp("pristine") / "bids", shape=(4, 4, 1))
-
-
-@pytest.fixture
-def dataset(pristine, tmp_path):
-    return sessions.copy(pristine, tmp_path / "bids")
-
-
 def change_json(stem, **fields):
     return lambda root: sessions.edit_json(root / f"{stem}.json", **fields)
 

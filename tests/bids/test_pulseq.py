@@ -170,16 +170,6 @@ SERIES = "sub-01/ses-01/cest/sub-01_ses-01_acq-mt_cest"
 MOUSE_MHZ = 298.03
 
 
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory):
-    return sessions.write(tmp_path_factory.mktemp("pristine") / "bids", shape=(4, 4, 1))
-
-
-@pytest.fixture
-def dataset(pristine, tmp_path):
-    return sessions.copy(pristine, tmp_path / "bids")
-
-
 def beside(root, b1_scale=1.0, shape="block", **changes):
     """Write the .seq of the MT series from its table, without the reference volume."""
     table = read_context(root / f"{SERIES}context.tsv")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,15 @@ import pandas as pd
 
 from cestprep import __version__
 from cestprep.bids.convert.series import Series
-from cestprep.bids.files import read_json, replacing, write_image, write_json, write_text
+from cestprep.bids.files import (
+    copy_file,
+    json_text,
+    read_json,
+    write_image,
+    write_json,
+    write_text,
+)
+from cestprep.bids.sidecars import companion
 from cestprep.bids.spec import (
     CONTEXT,
     DATATYPE,
@@ -110,15 +116,14 @@ def write_series(
     where = top if shared else own
     picture, played = place.series(SERIES, ".nii.gz"), place.series(SERIES, ".seq")
     _refuse_existing(picture, *([] if shared else own.values()))
-    texts = {".json": as_json(series.fields), ".tsv": as_tsv(series.table)}
+    texts = {".json": json_text(series.fields), ".tsv": as_tsv(series.table)}
     for ending, text in texts.items():
         _agree(where[ending], text)
     written = [write_text(where[ending], text) for ending, text in texts.items()]
     if sequence is not None:
-        with replacing(played) as temporary:
-            shutil.copyfile(sequence, temporary)
-        written.append(played)
-    return [*written, _write(picture, image, _volume_time(series.table))]
+        written.append(copy_file(sequence, played))
+    data = np.asarray(image.dataobj)
+    return [*written, write_image(picture, data, image, _volume_time(series.table))]
 
 
 def write_map(place: Place, image: nib.Nifti1Image, suffix: str, fields: Mapping[str, Any]) -> Path:
@@ -127,37 +132,24 @@ def write_map(place: Place, image: nib.Nifti1Image, suffix: str, fields: Mapping
     datatype = MAP_FOLDERS[quantity]
     path = place.path(datatype, suffix, ".nii.gz", acq=place.acquisition, run=place.run)
     _refuse_existing(path)
-    write_json(path.with_name(path.name.split(".")[0] + ".json"), dict(fields))
-    return _write(path, image)
+    return _write(path, image, fields)
 
 
 def write_mask(place: Place, image: nib.Nifti1Image, label: str) -> Path:
     """Write a mask into a derivative dataset; returns its path."""
     path = place.path(DATATYPE, MASK, ".nii.gz", desc=label)
     _refuse_existing(path)
-    write_json(path.with_name(path.name.split(".")[0] + ".json"), {"Type": "Brain"})
-    return _write(path, image)
+    return _write(path, image, {"Type": "Brain"})
 
 
-def _write(path: Path, image: nib.Nifti1Image, volume_s: float | None = None) -> Path:
-    data = np.asarray(image.dataobj)
-    write_image(path, data, image)
-    if volume_s:
-        made = nib.load(path)
-        made.header.set_zooms((*made.header.get_zooms()[:3], volume_s))
-        with replacing(path) as temporary:
-            nib.save(nib.Nifti1Image(data, made.affine, made.header), temporary)
-    return path
+def _write(path: Path, image: nib.Nifti1Image, fields: Mapping[str, Any]) -> Path:
+    write_json(companion(path, ".json"), dict(fields))
+    return write_image(path, np.asarray(image.dataobj), image)
 
 
 def _volume_time(table: pd.DataFrame) -> float:
     """Typical time of a volume without its readout, in s."""
     return float((table["recovery_time"] + table["saturation_duration"]).median())
-
-
-def as_json(fields: Mapping[str, Any]) -> str:
-    """Sidecar as it is written."""
-    return json.dumps(dict(fields), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def as_tsv(table: pd.DataFrame) -> str:

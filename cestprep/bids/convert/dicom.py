@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +12,9 @@ import nibabel as nib
 import numpy as np
 
 from cestprep.bids.files import load_image, read_json
+from cestprep.bids.sidecars import companion
 from cestprep.errors import Fault, UsageError
+from cestprep.resources import installed_program
 
 _PROGRAM = "dcm2niix"
 
@@ -27,8 +27,7 @@ def read_dicom(folder: Path) -> tuple[nib.Nifti1Image, Mapping[str, Any]]:
     UsageError
         If the converter is absent or fails, or there is not exactly one series.
     """
-    beside = Path(sys.executable).with_name(_PROGRAM)
-    program = str(beside) if beside.exists() else shutil.which(_PROGRAM)
+    program = installed_program(_PROGRAM)
     if program is None:
         mend = "Install it: pip install 'cestprep[convert]'; or convert to NIfTI yourself"
         raise UsageError(Fault(folder, f"DICOM folders need {_PROGRAM}", mend))
@@ -41,7 +40,7 @@ def read_dicom(folder: Path) -> tuple[nib.Nifti1Image, Mapping[str, Any]]:
             what = f"holds {len(images)} series, expected one ({names})"
             raise UsageError(Fault(folder, what, "Give a folder with the files of one series"))
         found = load_image(images[0])
-        sidecar = images[0].with_name(images[0].name.replace(".nii.gz", ".json"))
+        sidecar = companion(images[0], ".json")
         fields = read_json(sidecar) if sidecar.exists() else {}
         data = found.get_fdata(dtype=np.float32)
         image = nib.Nifti1Image(data, found.affine)

@@ -10,31 +10,32 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from cestprep.bids.auxiliary import PLAUSIBLE, UNITS
+from cestprep.bids.auxiliary import PLAUSIBLE, UNITS, unit_factor
 from cestprep.bids.files import image_data, same_grid
 from cestprep.bids.protocols import (
-    FREQUENCY_TOLERANCE,
+    frequency_contradiction,
     frequency_mhz,
     implausible,
     is_number,
+    m0_contradiction,
     read_context,
 )
-from cestprep.bids.pulseq import conflicts, find_sequence, play
+from cestprep.bids.pulseq import contradictions, find_sequence, play
 from cestprep.bids.sidecars import applicable, metadata, parse_name
-from cestprep.bids.spec import CONTEXT, MAP_SUFFIXES, REFERENCE, SERIES, SPACE, TABLED
+from cestprep.bids.spec import CONTEXT, M0_TYPES, MAP_SUFFIXES, REFERENCE, SERIES, SPACE, TABLED
 from cestprep.bids.validation.finding import Finding, of_faults, relative
 from cestprep.errors import InputError
-from cestprep.physics.constants import GAMMA_HZ_PER_UT
 
 #: WASABI must reach beyond this offset on both sides of water, and stay below the other.
 _LEAST_SPAN_PPM, _MOST_SPAN_PPM = 0.5, 10.0
-#: Where values of a map in its stated unit are plausible; in file units, by unit.
-_TO_PACKAGE = {"s": 1.0, "ppm": 1.0, "percent": 0.01, "%": 0.01, "arbitrary": 1.0, "1": 1.0}
+#: Only to see whether a field map in Hz can be one, where its sidecar has no frequency: 3 T.
+_SOME_FREQUENCY_MHZ = 128.0
 
 
 def findings(root: Path) -> list[Finding]:
     """Everything wrong with the images of a dataset and their companions."""
     found: list[Finding] = []
+    grids: dict[Path, tuple[str, nib.Nifti1Image]] = {}  # of the first in each session
     images = [p for p in sorted(root.glob("sub-*/**/*.nii*")) if ".tmp-" not in p.name]
     for image in images:
         entities, suffix, _ = parse_name(image.name)
@@ -48,7 +49,10 @@ def findings(root: Path) -> list[Finding]:
             found += _series(image, loaded, root, suffix)
         if suffix in MAP_SUFFIXES.values() and "stat" not in entities:
             found += _map(image, root, suffix)
-    return [*found, *_grids(images, root)]
+        if entities.get("space") == SPACE or suffix == REFERENCE:
+            like = grids.setdefault(image.parent.parent, (image.name, loaded))
+            found += _grid(image, loaded, *like, root)
+    return found
 
 
 def _loaded(image: Path) -> nib.Nifti1Image | None:
@@ -118,12 +122,9 @@ def _saturation(where: str, table: pd.DataFrame) -> Iterator[Finding]:
 
 
 def _m0(where: str, table: pd.DataFrame, fields: Mapping[str, Any]) -> Iterator[Finding]:
-    kind, has_m0 = fields.get("M0Type"), bool((table["volume_type"] == "m0scan").any())
-    if kind == "Included" and not has_m0:
-        what = "has no m0scan row although M0Type is 'Included'"
-        yield Finding(where, "CEST_M0TYPE_INCORRECT", what, "Correct either")
-    if kind in ("Absent", "Separate", "Estimate") and has_m0:
-        what = f"has an m0scan row although M0Type is '{kind}'"
+    kind = fields.get("M0Type")
+    what = m0_contradiction(table, kind) if kind in M0_TYPES else None
+    if what:
         yield Finding(where, "CEST_M0TYPE_INCORRECT", what, "Correct either")
 
 
@@ -143,9 +144,8 @@ def _frequency(where: str, fields: Mapping[str, Any]) -> Iterator[Finding]:
     frequency, field = frequency_mhz(fields), fields.get("MagneticFieldStrength")
     if frequency is None or not is_number(field):
         return
-    expected = GAMMA_HZ_PER_UT * field
-    if abs(frequency - expected) > FREQUENCY_TOLERANCE * expected:
-        what = f"SpectrometerFrequency is {frequency:g} MHz, at {field:g} T it is {expected:.1f}"
+    what = frequency_contradiction(frequency, field)
+    if what:
         yield Finding(where, "FREQUENCY_NOT_CONSISTENT", what, "Correct either (in MHz and T)")
 
 
@@ -157,12 +157,11 @@ def _sequence(
         path = find_sequence(image, root, fields)
         if path is None or frequency is None:
             return []
-        sentences = conflicts(table, fields, play(path, frequency))
+        played = play(path, frequency)
     except InputError as exc:
         return of_faults(exc.faults, "PULSEQ_UNUSABLE", image, root)
-    mend = "Store the sequence that was played, or correct table and sidecar"
-    name = relative(path, root)
-    return [Finding(name, "PULSEQ_NOT_CONSISTENT", text, mend) for text in sentences]
+    faults = contradictions(path, table, fields, played)
+    return of_faults(faults, "PULSEQ_NOT_CONSISTENT", image, root)
 
 
 def _map(image: Path, root: Path, suffix: str) -> Iterator[Finding]:
@@ -173,15 +172,13 @@ def _map(image: Path, root: Path, suffix: str) -> Iterator[Finding]:
     except InputError as exc:
         yield from of_faults(exc.faults, "MAP_UNREADABLE", image, root)
         return
-    unit = fields.get("Units", "s" if quantity in ("T1", "T2") else None)
     name = relative(image, root)
-    frequency = frequency_mhz(fields)
-    known = {"B0": ("Hz", "ppm"), "B1": ("percent", "%", "arbitrary", "1")}.get(quantity, ("s",))
-    if unit not in known:
-        what = f"Units is {unit!r}, expected {' or '.join(known)}"
-        yield Finding(name, "MAP_UNITS", what, "State the unit, converting the map if need be")
+    try:
+        factor = unit_factor(quantity, image, fields, frequency_mhz(fields) or _SOME_FREQUENCY_MHZ)
+    except InputError as exc:
+        yield from of_faults(exc.faults, "MAP_UNITS", image, root)
         return
-    factor = _TO_PACKAGE.get(str(unit)) or (1 / frequency if frequency else 1 / 128)
+    unit = fields.get("Units", "s")
     inside = values[np.isfinite(values) & (values != 0)]
     low, high = PLAUSIBLE[quantity]
     median = float(np.median(inside)) if inside.size else 0.0
@@ -191,17 +188,10 @@ def _map(image: Path, root: Path, suffix: str) -> Iterator[Finding]:
         yield Finding(name, "MAP_UNITS", what, "Correct Units or the values")
 
 
-def _grids(images: list[Path], root: Path) -> Iterator[Finding]:
+def _grid(
+    image: Path, loaded: nib.Nifti1Image, known: str, like: nib.Nifti1Image, root: Path
+) -> Iterator[Finding]:
     """Images said to lie on the grid of the series (``space-cestref``) do."""
-    first: dict[Path, tuple[Path, nib.Nifti1Image]] = {}
-    for image in images:
-        entities, suffix, _ = parse_name(image.name)
-        if entities.get("space") != SPACE and suffix != REFERENCE:
-            continue
-        loaded, session = _loaded(image), image.parent.parent
-        if loaded is None:
-            continue
-        known, like = first.setdefault(session, (image, loaded))
-        if not same_grid(loaded, like):
-            what = f"is in space-cestref, but not on the grid of {known.name}"
-            yield Finding(relative(image, root), "GRID_NOT_CONSISTENT", what, "Resample it")
+    if not same_grid(loaded, like):
+        what = f"is in space-cestref, but not on the grid of {known}"
+        yield Finding(relative(image, root), "GRID_NOT_CONSISTENT", what, "Resample it")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cestprep.bids.files import read_json
-from cestprep.bids.sidecars import metadata, parse_name
-from cestprep.bids.spec import MAP, PREPARED, PULSE_FIELDS, SERIES, SERIES_FIELDS
+from cestprep.bids.sidecars import companion, metadata, parse_name
+from cestprep.bids.spec import MAP, PREPARED, PULSE_FIELDS, REPORT_BIDSIGNORE, SERIES, SERIES_FIELDS
 from cestprep.bids.spec.schema import extended
 from cestprep.bids.validation.finding import Finding, relative
 from cestprep.errors import InputError
@@ -55,7 +55,7 @@ def _ignored(root: Path) -> Any:
     """Whether the last part of a path matches a pattern of reports in ``.bidsignore``."""
     file = root / ".bidsignore"
     lines = file.read_text("utf-8").splitlines() if file.exists() else []
-    patterns = [line.strip() for line in lines if line.strip() in ("*.html", "**/figures")]
+    patterns = [line.strip() for line in lines if line.strip() in REPORT_BIDSIGNORE]
     return lambda path: any(path.match(p) or p.strip("*/") in path.parts for p in patterns)
 
 
@@ -92,7 +92,7 @@ def _needed(
         return []
     if suffix == SERIES and "desc" not in entities:
         needed += SERIES_FIELDS
-        if not image.with_name(image.name.split(".")[0] + ".seq").exists():
+        if not companion(image, ".seq").exists():
             needed += [] if "PulseqFile" in fields else PULSE_FIELDS
     needed += [PREPARED[suffix]] if suffix in PREPARED else []
     if suffix == MAP and derivative:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from cestprep.bids.spec import DERIVATIVE_BIDSIGNORE, RAW_BIDSIGNORE, REPORT_BID
 from cestprep.bids.spec.schema import extended
 from cestprep.bids.validation.finding import Finding, Severity
 from cestprep.errors import Fault, UsageError
+from cestprep.resources import installed_program
 
 _PROGRAM = "bids-validator-deno"
 #: Exit codes of the program: valid, and errors found.
@@ -50,8 +49,7 @@ _ASK = "See the rule in BIDS or in bids_spec/CEST-BIDS.md"
 
 def program() -> Path | None:
     """The validator of this environment, activated or not; None without the extra."""
-    beside = Path(sys.executable).with_name(_PROGRAM)
-    found = beside if beside.exists() else shutil.which(_PROGRAM)
+    found = installed_program(_PROGRAM)
     return None if found is None else Path(found)
 
 
