@@ -293,7 +293,7 @@ class _Pulses:
         shape = side.fields.get("MTPulseShape")
         if shape != "HARD":
             side.fault(
-                f"MTPulseShape is {shape!r}, of which the table says no more than the name",
+                f"MTPulseShape is {shape!r}; only HARD (rectangular) pulses can be told by a table",
                 "Store the .seq file that was played beside the image, or write HARD (rectangular)",
             )
         lock = side.fields.get("SaturationSpinLock", None if count > 1 else False)
