@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cestprep.bids.spec import ACQUISITION_TYPES, B1_DEFINITIONS
+from cestprep.bids.spec import ACQUISITION_TYPES, B1_DEFINITIONS, MAP_SUFFIXES, SERIES
 from cestprep.errors import Fault, UsageError
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _MAPS = {"T1map": ("s",), "T2map": ("s",), "fieldmap": ("Hz", "ppm"), "TB1map": ("percent",)}
 _ABOUT = (
     "Write a series, a map or a mask into a CEST-BIDS dataset, which is made if it does not exist; "
-    "nothing in it is replaced. Images are NIfTI, .npy, .mat (version 7 or older) or a folder with "
-    "the DICOM files of one series. Bruker folders are not read: export NIfTI or DICOM first."
+    "nothing in it is replaced. Images are NIfTI, .npy, .mat (version 7 or older), a folder with "
+    "the DICOM files of one series, or a Bruker reconstruction (EXPERIMENT/pdata/N)."
 )
 
 
@@ -47,9 +47,8 @@ def _kind(kinds: Any, name: str, text: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = kinds.add_parser(
         name, help=text, description=f"Convert {text}."
     )
-    parser.add_argument(
-        "image", type=Path, metavar="IMAGE", help="NIfTI, .npy, .mat, or a DICOM folder"
-    )
+    parser.add_argument("image", type=Path, metavar="IMAGE",
+                        help="NIfTI, .npy, .mat, or a folder: DICOM, Bruker pdata/N")  # fmt: skip
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="dataset to write into")
     parser.add_argument("--subject", required=True, type=_label, metavar="LABEL")
     parser.add_argument("--session", type=_label, metavar="LABEL")
@@ -128,7 +127,7 @@ def _place(options: argparse.Namespace) -> Place:
     return Place(options.dataset, options.subject, options.session, acq, run)
 
 
-#: What the headers of a DICOM series answer, by option.
+#: What the headers of DICOM and Bruker series answer, by option.
 _HEADERS = {
     "field_t": "MagneticFieldStrength",
     "frequency_mhz": "ImagingFrequency",
@@ -139,16 +138,27 @@ _AGREE = 1e-3
 
 
 def _image(options: argparse.Namespace) -> Any:
+    from cestprep.bids.convert.bruker import is_bruker, read_bruker
     from cestprep.bids.convert.dicom import read_dicom
-    from cestprep.bids.convert.source import read_volume
+    from cestprep.bids.convert.source import is_array, read_volume
 
+    if not is_array(options.image):
+        _refuse(options, ("variable", "volume_axis", "voxel_mm"))
     if options.image.is_dir():
-        image, fields = read_dicom(options.image)
+        read = read_bruker if is_bruker(options.image) else read_dicom
+        image, fields = read(options.image)
         _answer(options, fields)
         return image
 
     voxel = None if options.voxel_mm is None else tuple(options.voxel_mm)
     return read_volume(options.image, options.variable, options.volume_axis, voxel)
+
+
+def _refuse(options: argparse.Namespace, names: tuple[str, ...]) -> None:
+    given = ["--" + name.replace("_", "-") for name in names if getattr(options, name) is not None]
+    if given:
+        what = f"is not an array, so {', '.join(given)} would change nothing"
+        raise UsageError(Fault(options.image, what, "Leave it out"))
 
 
 def _answer(options: argparse.Namespace, fields: Mapping[str, Any]) -> None:
@@ -166,7 +176,7 @@ def _answer(options: argparse.Namespace, fields: Mapping[str, Any]) -> None:
         given = getattr(options, name)
         if given is not None and abs(given - value) > _AGREE * abs(value):
             option = "--" + name.replace("_", "-")
-            what = f"is {given:g}, but {field} of the DICOM files is {value:g}"
+            what = f"is {given:g}, but {field} in {options.image} is {value:g}"
             raise UsageError(Fault(option, what, "Leave the option out, or correct it"))
         setattr(options, name, float(value) if given is None else given)
 
@@ -218,6 +228,7 @@ def _plain(value: Any) -> Any:
 def _series(options: argparse.Namespace) -> int:
     from cestprep.bids.convert.dataset import prepare, write_series
     from cestprep.bids.convert.series import Questions, of_stated
+    from cestprep.bids.validation.crosschecks import table_findings
 
     needed = _NEEDED if options.seq is None else ("target", "acquisition_type", "flip_angle")
     if options.seq is not None and options.offsets is not None:
@@ -233,9 +244,10 @@ def _series(options: argparse.Namespace) -> int:
     except Questions as asked:
         _show(asked.table)
         raise UsageError(*asked.faults, *ask) from None
-    if ask:
+    wrong = table_findings("the table", str(options.image), series.table, series.fields, SERIES)
+    if ask or wrong:
         _show(series.table)
-        raise UsageError(*ask)
+        raise UsageError(*ask, *(finding.as_fault() for finding in wrong))
     prepare(options.dataset, "raw", "CEST series")
     for path in write_series(_place(options), image, series, options.seq, shared=options.shared):
         print(path)
@@ -257,6 +269,7 @@ def _show(table: Any) -> None:
 
 def _map(options: argparse.Namespace) -> int:
     from cestprep.bids.convert.dataset import prepare, write_map
+    from cestprep.bids.validation.crosschecks import map_findings
 
     known = _MAPS[options.suffix]
     if options.units not in known:
@@ -264,17 +277,29 @@ def _map(options: argparse.Namespace) -> int:
         raise UsageError(Fault("--units", what, f"Convert it to {' or '.join(known)}"))
     image = _image(options)
     _check_3d(options, image)
-    prepare(options.dataset, "raw", "CEST series")
     field = {} if options.field_t is None else {"MagneticFieldStrength": _plain(options.field_t)}
-    print(write_map(_place(options), image, options.suffix, {"Units": options.units, **field}))
+    fields = {"Units": options.units, **field}
+    quantity = next(q for q, suffix in MAP_SUFFIXES.items() if suffix == options.suffix)
+    where, values = options.image, image.get_fdata(dtype="float32")
+    wrong = list(map_findings(where, str(where), values, fields, quantity))
+    if wrong:
+        raise UsageError(*(finding.as_fault() for finding in wrong))
+    prepare(options.dataset, "raw", "CEST series")
+    print(write_map(_place(options), image, options.suffix, fields))
     return 0
 
 
 def _mask(options: argparse.Namespace) -> int:
+    import numpy as np
+
     from cestprep.bids.convert.dataset import prepare, write_mask
 
     image = _image(options)
     _check_3d(options, image)
+    values = np.unique(image.dataobj)
+    if not {1} <= set(values) <= {0, 1}:
+        what = f"holds values from {values[0]:g} to {values[-1]:g}, a mask has 0 and 1"
+        raise UsageError(Fault(options.image, what, "Give 1 inside, 0 outside"))
     prepare(options.dataset, "derivative", "Masks")
     print(write_mask(_place(options), image, _label(options.label)))
     return 0

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from brukers import write_bruker
 from scipy.io import savemat
 
 from cestprep.bids.protocols import build_protocol, read_context
@@ -24,8 +24,7 @@ TARGETS = {"mt": "semisolid", "amide": "amide", "rnoe": "rNOE"}
 
 
 def tool(*arguments):
-    command = [sys.executable, "-m", "cestprep.cli.tools", "convert", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return commands.tool("convert", *arguments)
 
 
 def lookalike(root):
@@ -229,6 +228,32 @@ def test_masks_go_into_a_derivative_dataset(arrays):
     assert tool(*common).returncode == 0
     assert not validate(arrays / "masks").errors
     assert (arrays / "masks/sub-01/cest/sub-01_desc-brain_mask.nii.gz").exists()
+    np.save(arrays / "m.npy", np.full((5, 4, 3), 255, np.uint8))
+    done = tool(*common, "--label", "two")
+    assert (done.returncode, "from 255 to 255, a mask has 0 and 1" in done.stderr) == (2, True)
+
+
+IMPLAUSIBLE = {
+    "frequency": ({"--frequency-mhz": 300}, "300 MHz, but protons at 3 T"),
+    "offsets in Hz called ppm": ({"--offset-unit": "ppm"}, "row 2: "),
+}
+
+
+@pytest.mark.parametrize("case", IMPLAUSIBLE)
+def test_what_validation_would_refuse_is_not_written(arrays, case):
+    said, expected = IMPLAUSIBLE[case]
+    done = series(arrays, SAID | said)
+    assert (done.returncode, expected in done.stderr) == (2, True), done.stderr
+    assert "The table so far" in done.stderr
+    assert not (arrays / "out").exists()
+
+
+def test_a_map_whose_unit_is_another_is_not_written(arrays):
+    np.save(arrays / "t1.npy", np.full((5, 4, 3), 1200.0))
+    done = tool("map", arrays / "t1.npy", arrays / "out", "--subject", "01", "--voxel-mm", 2, 2, 2,
+                "--suffix", "T1map", "--units", "s")  # fmt: skip
+    assert (done.returncode, "median 1200 s is no plausible T1" in done.stderr) == (2, True)
+    assert not (arrays / "out").exists()
 
 
 def write_dicom(folder, data, frequency_mhz=123.25, field_t=3, flip_deg=15, series=1):
@@ -265,13 +290,17 @@ def write_dicom(folder, data, frequency_mhz=123.25, field_t=3, flip_deg=15, seri
         d.save_as(folder / f"{series}_{v:02d}_{z:02d}.dcm", enforce_file_format=True)
 
 
-def of_dicom(arrays, *extra, **said):
-    given = {k: v for k, v in SAID.items()
-             if k not in ("--field-t", "--frequency-mhz", "--flip-angle")} | said  # fmt: skip
+def of_folder(arrays, folder, unsaid, *extra, **said):
+    given = {k: v for k, v in SAID.items() if k not in unsaid} | said
     words = [word for pair in given.items() for word in pair]
-    return tool("series", arrays / "dicom", arrays / "out", "--subject", "01", "--offsets",
+    return tool("series", arrays / folder, arrays / "out", "--subject", "01", "--offsets",
                 arrays / "offsets.txt", "--b1", arrays / "b1.txt", "--saturation-duration", 2.5,
                 "--recovery", 1, *words, *extra)  # fmt: skip
+
+
+def of_dicom(arrays, **said):
+    unsaid = ("--field-t", "--frequency-mhz", "--flip-angle")
+    return of_folder(arrays, "dicom", unsaid, **said)
 
 
 def test_a_dicom_folder_answers_what_its_headers_say(arrays):
@@ -296,10 +325,53 @@ def test_a_dicom_folder_that_contradicts_or_holds_two_series(arrays):
     write_dicom(arrays / "dicom", data)
     done = of_dicom(arrays, **{"--frequency-mhz": 127.73})
     assert done.returncode == 2
-    assert "is 127.73, but ImagingFrequency of the DICOM files is 123.25" in done.stderr
+    assert f"is 127.73, but ImagingFrequency in {arrays / 'dicom'} is 123.25" in done.stderr
     write_dicom(arrays / "dicom", data, series=2)
     done = of_dicom(arrays)
     assert (done.returncode, "holds 2 series" in done.stderr) == (2, True)
+    assert not (arrays / "out").exists()
+
+
+def of_bruker(arrays, *extra, folder="5/pdata/1", **said):
+    said = {"--field-t": 7} | said
+    return of_folder(arrays, folder, ("--frequency-mhz", "--flip-angle"), *extra, **said)
+
+
+@pytest.mark.parametrize("kind", ["series", "one slice"])
+def test_a_bruker_reconstruction_is_scaled_and_answers_what_it_says(arrays, kind):
+    data = np.random.default_rng(3).integers(1, 900, (6, 5, 2 if kind == "series" else 1, 4))
+    write_bruker(arrays / "5/pdata/1", data, frequency_mhz=300.3)
+    done = of_bruker(arrays)
+    assert done.returncode == 0, done.stderr
+    image = nib.load(arrays / "out/sub-01/cest/sub-01_cest.nii.gz")
+    canonical = nib.as_closest_canonical(image).get_fdata()
+    np.testing.assert_allclose(canonical, data[::-1, ::-1] * 0.5)  # slope; LPS to RAS
+    np.testing.assert_allclose(image.affine[:3, 3], (4, 5, 0), atol=1e-6)
+    np.testing.assert_allclose(image.header.get_zooms()[:3], (0.3, 0.3, 1.5), rtol=1e-6)
+    fields = metadata(arrays / "out/sub-01/cest/sub-01_cest.nii.gz", arrays / "out")
+    assert (fields["SpectrometerFrequency"], fields["FlipAngle"]) == (300.3, 15)
+    assert not validate(arrays / "out").errors
+
+
+def test_a_bruker_experiment_that_cannot_be_one_series(arrays):
+    write_bruker(arrays / "5/pdata/1", np.ones((6, 5, 2, 4)))
+    done = of_bruker(arrays, folder="5")
+    assert (done.returncode, f"Give one of {arrays / '5/pdata/1'}" in done.stderr) == (2, True)
+    done = of_bruker(arrays, **{"--frequency-mhz": 400})
+    assert (done.returncode, "is 400, but ImagingFrequency in" in done.stderr) == (2, True)
+    done = of_bruker(arrays, "--volume-axis", 3)
+    assert (done.returncode, "--volume-axis would change nothing" in done.stderr) == (2, True)
+    parameters = arrays / "5/pdata/1/visu_pars"
+    whole = parameters.read_text()
+    two = "(2, <FG_MOVIE>, <>, 2, 0) (2, <FG_ECHO>, <>, 2, 0)"
+    groups = whole.replace("(4, <FG_MOVIE>, <>, 2, 0)", two)
+    parameters.write_text(groups.replace("FGOrderDesc=( 2 )", "FGOrderDesc=( 3 )"))
+    done = of_bruker(arrays)
+    assert (done.returncode, "FG_MOVIE (2), FG_ECHO (2)" in done.stderr) == (2, True)
+    parameters.write_text(whole.replace("VisuCoreSize", "VisuCoreNone"))
+    done = of_bruker(arrays)
+    assert (done.returncode, "cannot be read as a Bruker image" in done.stderr) == (2, True)
+    assert "Traceback" not in done.stderr
     assert not (arrays / "out").exists()
 
 

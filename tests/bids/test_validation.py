@@ -5,10 +5,9 @@ from __future__ import annotations
 import ast
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import nibabel as nib
 import numpy as np
 import pytest
@@ -276,8 +275,7 @@ def test_without_the_extra_most_is_still_seen(examples, name, tmp_path, monkeypa
 
 
 def tool(*arguments):
-    command = [sys.executable, "-m", "cestprep.cli.tools", "validate", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return commands.tool("validate", *arguments)
 
 
 def test_the_command(examples, tmp_path):

@@ -13,6 +13,11 @@ from cestprep.errors import Fault, UsageError
 _ARRAYS = (".npy", ".mat")
 
 
+def is_array(path: Path) -> bool:
+    """Whether a file holds numbers without axes or voxel size."""
+    return path.suffix in _ARRAYS
+
+
 def read_volume(
     path: Path,
     variable: str | None,
@@ -42,7 +47,7 @@ def read_volume(
     UsageError
         If the file cannot be read, or what it needs is not said.
     """
-    if path.suffix not in _ARRAYS:
+    if not is_array(path):
         return load_image(path)
     array = _array(path, variable)
     if voxel_mm is None:

@@ -84,14 +84,16 @@ def _series(image: Path, loaded: nib.Nifti1Image, root: Path, suffix: str) -> li
     except InputError as exc:
         return of_faults(exc.faults, "CEST_CONTEXT_UNREADABLE", image, root)
     found = list(_rows(image, loaded, tables[0], table, root))
-    where = relative(tables[0], root)
-    found += _saturation(where, table)
-    if suffix == SERIES:
-        found += _m0(where, table, fields)
-    else:
-        found += _span(where, table)
-    found += _frequency(relative(image, root), fields)
+    found += table_findings(relative(tables[0], root), relative(image, root), table, fields, suffix)
     return found or _sequence(image, root, table, fields)
+
+
+def table_findings(
+    table_name: str, image_name: str, table: pd.DataFrame, fields: Mapping[str, Any], suffix: str
+) -> list[Finding]:
+    """What is wrong with the rows of a series and with its frequency."""
+    kind = _m0(table_name, table, fields) if suffix == SERIES else _span(table_name, table)
+    return [*_saturation(table_name, table), *kind, *_frequency(image_name, fields)]
 
 
 def _rows(
@@ -172,12 +174,23 @@ def _map(image: Path, root: Path, suffix: str) -> Iterator[Finding]:
     except InputError as exc:
         yield from of_faults(exc.faults, "MAP_UNREADABLE", image, root)
         return
-    name = relative(image, root)
     try:
-        factor = unit_factor(quantity, image, fields, frequency_mhz(fields) or _SOME_FREQUENCY_MHZ)
+        yield from map_findings(image, relative(image, root), values, fields, quantity)
     except InputError as exc:
         yield from of_faults(exc.faults, "MAP_UNITS", image, root)
-        return
+
+
+def map_findings(
+    image: Path, name: str, values: np.ndarray, fields: Mapping[str, Any], quantity: str
+) -> Iterator[Finding]:
+    """Values that the stated units make implausible.
+
+    Raises
+    ------
+    InputError
+        If the units are none of the quantity's.
+    """
+    factor = unit_factor(quantity, image, fields, frequency_mhz(fields) or _SOME_FREQUENCY_MHZ)
     unit = fields.get("Units", "s")
     inside = values[np.isfinite(values) & (values != 0)]
     low, high = PLAUSIBLE[quantity]

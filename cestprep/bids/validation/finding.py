@@ -35,6 +35,10 @@ class Finding:
     def __str__(self) -> str:
         return f"{self.severity} {self.rule} {self.file}: {self.what}. {self.mend}."
 
+    def as_fault(self) -> Fault:
+        """The same as a message that ends a program."""
+        return Fault(self.file, self.what, self.mend)
+
     def as_dict(self) -> dict[str, str]:
         """Plain values for JSON."""
         return asdict(self)
