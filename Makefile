@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := build/demo
-# Tests compile alike in many processes: once is enough. Two of them run, on a core each (NPROC).
+# Tests compile alike in many processes: once is enough. Two of them run, on a core each (NPROC; BLAS would
+# otherwise start a thread per core in both, which slows small matrices several times).
 # Without fusion emitters XLA compiles in two thirds of the time; training then takes a third longer.
-COMPILED := XLA_FLAGS=--xla_cpu_use_fusion_emitters=false JAX_COMPILATION_CACHE_DIR=$(CURDIR)/build/compiled \
+COMPILED := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 XLA_FLAGS=--xla_cpu_use_fusion_emitters=false JAX_COMPILATION_CACHE_DIR=$(CURDIR)/build/compiled \
     JAX_COMPILATION_CACHE_MAX_SIZE=2000000000 \
     JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.3
 

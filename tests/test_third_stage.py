@@ -24,7 +24,7 @@ def recipe(tmp_path_factory):
     """File of ``mouse-7t`` with its MT stage and the one of the documentation."""
     block = DOCUMENT.read_text().split("A third stage")[1].split(".. code-block:: yaml\n")[1]
     raw = load_recipe("mouse-7t")
-    stages = [*raw["stages"], *yaml.safe_load(textwrap.dedent(block))]
+    stages = [raw["stages"][0], *yaml.safe_load(textwrap.dedent(block))]
     raw = {**raw, "name": "mouse-rnoe", "stages": stages}
     path = tmp_path_factory.mktemp("recipe") / "rnoe.yaml"
     path.write_text(yaml.safe_dump(raw))

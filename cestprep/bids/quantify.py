@@ -89,7 +89,7 @@ def quantify(
     learned = None if network is None else network.trained
     part = solving.estimate(method, problem, seen, how.seed, progress, options, learned)
     estimate = estimate.fill(usable, part)
-    comparison = compare_normalizations(problem, seen, part, method, options, how.seed)
+    comparison = compare_normalizations(problem, seen, part)
     trained_here = network if how.mode == "fit" else None
     left = residual_sd(problem, part, seen.data)
     curve = trained_here.trained.curve if trained_here else ()

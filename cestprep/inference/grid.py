@@ -26,6 +26,7 @@ FINAL_CELLS = {1: 1000, 2: 50, 3: 20}
 FINEST_CELLS = {1: 10_000, 2: 100, 3: 30}
 #: Cells that must hold 95 % of the mass.
 FEWEST_CELLS = 400
+#: Of every chunk, filled up where fewer are left: another size would be compiled again.
 _VOXELS_TOGETHER = 8
 #: More mass in the outermost cells of the last level, and it is sought in a wider box, this often.
 _MOST_CUT, _MOST_WIDENED = 1e-3, 6
@@ -190,7 +191,7 @@ def _zoomed_all(
     found: Found = over_chunks(
         lambda *chunk: _zoomed(layout, Voxels(*chunk[:4]), Box(*chunk[4:]), levels),
         [*voxels, *box],
-        min(_VOXELS_TOGETHER, voxels.data.shape[1]),
+        _VOXELS_TOGETHER,
         progress,
     )
     return found
@@ -292,7 +293,7 @@ def places(problem: InverseProblem, found: Found, voxels: Voxels, theta: np.ndar
         part = over_chunks(
             lambda *c, layout=layout: _place(layout, Box(*c[:2]), Voxels(*c[2:6]), c[6]),
             [np.asarray(x)[..., some] for x in arrays],
-            min(_VOXELS_TOGETHER, count),
+            _VOXELS_TOGETHER,
         )
         whole = replaced(whole, some, part)
     return whole

@@ -68,7 +68,9 @@ class Fit(NamedTuple):
     at_bound: Array
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
+    """Where Levenberg-Marquardt stands, voxels last."""
+
     u: Array  # position in the unit box, (p, V)
     damping: Array
     cost: Array
@@ -84,7 +86,8 @@ def starting_points(n_parameters: int, count: int) -> np.ndarray:
     return 0.02 + 0.96 * halton
 
 
-def _normal_equations(jacobian: Array, residual: Array) -> tuple[Array, Array]:
+def normal_equations(jacobian: Array, residual: Array) -> tuple[Array, Array]:
+    """``J^T J`` (p, p, V) and ``J^T r`` (p, V) of a Jacobian (p, n, V)."""
     hessian = jnp.einsum("inv,jnv->ijv", jacobian, jacobian)
     return hessian, jnp.einsum("inv,nv->iv", jacobian, residual)
 
@@ -106,14 +109,25 @@ def _floor(dtype: np.dtype) -> float:
     return 100.0 * float(np.finfo(dtype).eps)
 
 
-def _minimize(
+def minimize(
     linearize: Callable[[Array], tuple[Array, Array]],
     data: Array,
     u: Array,
     dof: float,
     options: Options,
-) -> tuple[_State, Array]:
-    """Levenberg-Marquardt from ``u``; returns the last state and who converged."""
+) -> tuple[State, Array]:
+    """Levenberg-Marquardt from ``u``; returns the last state and who converged.
+
+    Parameters
+    ----------
+    linearize : callable
+        ``u (p, V) -> fitted (n, V), jacobian (p, n, V)``, in the unit box.
+    data : Array, shape (n, V)
+    u : Array, shape (p, V)
+    dof : float
+        Degrees of freedom of the residual.
+    options : Options
+    """
 
     def evaluate(u: Array) -> tuple[Array, Array, Array]:
         fitted, jacobian = linearize(u)
@@ -124,8 +138,8 @@ def _minimize(
         variance = cost / dof + _floor(data.dtype) ** 2
         return jnp.sqrt(jnp.maximum(-jnp.sum(step * gradient, axis=0), 0.0) / variance)
 
-    def body(s: _State) -> _State:
-        hessian, gradient = _normal_equations(s.jacobian, s.residual)
+    def body(s: State) -> State:
+        hessian, gradient = normal_equations(s.jacobian, s.residual)
         step, _ = _newton_step(hessian, gradient, s.u, s.damping)
         u = jnp.clip(s.u + step, 0.0, 1.0)
         cost, residual, jacobian = evaluate(u)
@@ -138,8 +152,8 @@ def _minimize(
         cost = jnp.where(better, cost, s.cost)
         changed = jnp.clip(jnp.where(better, s.damping * 0.2, s.damping * 6.0), 1e-5, _STUCK)
         damping = jnp.where(active, changed, s.damping)
-        bare, held_gradient = _newton_step(*_normal_equations(jacobian, residual), u, 0 * damping)
-        return _State(
+        bare, held_gradient = _newton_step(*normal_equations(jacobian, residual), u, 0 * damping)
+        return State(
             u,
             damping,
             cost,
@@ -149,15 +163,15 @@ def _minimize(
             s.iteration + 1,
         )
 
-    def unsettled(s: _State) -> Array:
+    def unsettled(s: State) -> Array:
         return (s.step_sd > 0.1 * options.converged_sd) & (s.damping < _STUCK)
 
-    def unfinished(s: _State) -> Array:
+    def unfinished(s: State) -> Array:
         return (s.iteration < options.max_iterations) & jnp.any(unsettled(s))
 
     # with a Jacobian of zero the first step stays put, so the model is traced only once
     nothing = jnp.zeros_like(data[0])
-    start = _State(
+    start = State(
         u,
         nothing + 1e-2,
         nothing + jnp.inf,
@@ -191,7 +205,7 @@ def _covariance(
     matters only where the data say next to nothing.
     """
     dof: Array | float = degrees_of_freedom(problem)
-    fisher, _ = _normal_equations(jacobian, jnp.zeros_like(fitted))
+    fisher, _ = normal_equations(jacobian, jnp.zeros_like(fitted))
     hat = jnp.einsum("inv,nv->iv", jacobian, fitted)
     if problem.normalization == "m0":
         # d_i / m0 has covariance s^2 (1 + z z^T / n_m0) over the other volumes
@@ -268,7 +282,7 @@ def fit_chunk(problem: InverseProblem, options: Options, given: Given) -> Fit:
     else:
         starts = jnp.clip((given.start - low) / width, 0.0, 1.0)[None]
     dof = float(degrees_of_freedom(problem))
-    ends, converged = jax.lax.map(lambda u: _minimize(linearize, data, u, dof, options), starts)
+    ends, converged = jax.lax.map(lambda u: minimize(linearize, data, u, dof, options), starts)
     best = jnp.argmin(jnp.where(jnp.isfinite(ends.cost), ends.cost, jnp.inf), axis=0)
 
     def pick(x: Array) -> Array:

@@ -92,7 +92,7 @@ def prepared(method: Method, problem: InverseProblem, observation: Observation) 
     """The observation with a noise level, if the method needs one and none is known."""
     if not method.NEEDS_NOISE:
         return observation
-    return with_noise(_most_common(problem, observation), observation)
+    return with_noise(most_common_solver(problem, observation), observation)
 
 
 def learn(
@@ -105,7 +105,7 @@ def learn(
     store: Store | None = None,
 ) -> Trained | None:
     """Train a method's network for all voxels, with the solver of most of them."""
-    chosen = _most_common(problem, observation)
+    chosen = most_common_solver(problem, observation)
     seen = prepared(method, problem, observation)
     trained: Trained | None = method.learn(
         chosen, seen, seed, progress, options or method.Options(), store
@@ -113,7 +113,7 @@ def learn(
     return trained
 
 
-def _most_common(problem: InverseProblem, observation: Observation) -> InverseProblem:
+def most_common_solver(problem: InverseProblem, observation: Observation) -> InverseProblem:
     """The problem with the solver of most voxels."""
     chosen = solver_by_voxel(problem, observation.known)
     names, counts = np.unique(chosen, return_counts=True)

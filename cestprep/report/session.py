@@ -70,7 +70,6 @@ def write_report(
         "method": sink.method,
         "method_title": methods.load(sink.method).TITLE,
         "meaning": sink.meaning,
-        "retrained": methods.trains(methods.load(sink.method)),
         "estimation": _estimation_rows(sink, session),
         "n_mask": int(display.mask.sum()),
         "reference": figures.reference_figure(

@@ -1,0 +1,128 @@
+"""Signal equations of the scans that measure T1, T2, B0 and B1, for arrays of voxels.
+
+Shapes: parameters are ``(V,)`` or scalars, acquisition settings ``(n,)``; signals are ``(n, V)``.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from cestprep.physics.constants import GAMMA_HZ_PER_UT
+
+
+def _column(settings: ArrayLike) -> Array:
+    return jnp.asarray(settings)[:, None]
+
+
+def saturation_recovery(m0: ArrayLike, t1: ArrayLike, delay_s: ArrayLike) -> Array:
+    """Magnitudes after a recovery from saturation, ``m0 (1 - exp(-t / T1))``.
+
+    Parameters
+    ----------
+    m0 : array, shape (V,)
+        Signal of full recovery, any unit.
+    t1 : array, shape (V,)
+        In s.
+    delay_s : array, shape (n,)
+        From saturation to readout, in s.
+    """
+    return jnp.asarray(m0) * -jnp.expm1(-_column(delay_s) / jnp.asarray(t1))
+
+
+def transverse_decay(
+    m0: ArrayLike, t2: ArrayLike, echo_s: ArrayLike, noise_sd: ArrayLike = 0.0
+) -> Array:
+    """Expected magnitude of a decay in noise, ``sqrt((m0 exp(-t / T2))^2 + sd^2)``.
+
+    Parameters
+    ----------
+    m0 : array, shape (V,)
+    t2 : array, shape (V,)
+        In s.
+    echo_s : array, shape (n,)
+        Echo time or duration of the T2 preparation, in s.
+    noise_sd : float
+        SD of the noise before magnitudes are taken, in units of ``m0``.  Source: Gudbjartsson &
+        Patz, MRM 34 (1995) 910-914: the noise floor adds in squares.
+    """
+    clean = jnp.asarray(m0) * jnp.exp(-_column(echo_s) / jnp.asarray(t2))
+    return jnp.sqrt(clean**2 + jnp.asarray(noise_sd) ** 2)
+
+
+def wasabi(
+    b0_ppm: ArrayLike,
+    b1_scale: ArrayLike,
+    level: ArrayLike,
+    depth: ArrayLike,
+    offset_ppm: ArrayLike,
+    pulse: tuple[float, float],
+    frequency_mhz: float,
+) -> Array:
+    """Signal after a short rectangular pulse near water, over that without one.
+
+    Parameters
+    ----------
+    b0_ppm : array, shape (V,)
+        Where water is.
+    b1_scale : array, shape (V,)
+        True over nominal B1.
+    level, depth : array, shape (V,)
+        ``c`` and ``d`` of the equation, which take up relaxation and saturation by the readout.
+    offset_ppm : array, shape (n,)
+    pulse : (float, float)
+        Duration in s and nominal B1 in uT.
+    frequency_mhz : float
+
+    Notes
+    -----
+    Schuenke et al., MRM 77 (2017) 571, Eq. 6: ``|c - d sin^2(arctan(w1 / dw)) sin^2(sqrt(w1^2 +
+    dw^2) t / 2)|``; ``sin^2(arctan(x / y)) = x^2 / (x^2 + y^2)`` needs no case for ``y = 0``.
+    """
+    duration_s, b1_ut = pulse
+    w1 = 2 * jnp.pi * GAMMA_HZ_PER_UT * b1_ut * jnp.asarray(b1_scale)
+    dw = 2 * jnp.pi * frequency_mhz * (_column(offset_ppm) - jnp.asarray(b0_ppm))
+    effective = w1**2 + dw**2
+    turned = jnp.sin(0.5 * duration_s * jnp.sqrt(effective)) ** 2
+    return jnp.abs(jnp.asarray(level) - jnp.asarray(depth) * w1**2 / effective * turned)
+
+
+def wassr(
+    b0_ppm: ArrayLike, level: ArrayLike, depth: ArrayLike, width_ppm: ArrayLike,
+    offset_ppm: ArrayLike,
+) -> Array:  # fmt: skip
+    """Signal after weak saturation near water: a Lorentzian dip at ``b0_ppm``.
+
+    Parameters
+    ----------
+    b0_ppm, level, depth : array, shape (V,)
+    width_ppm : array, shape (V,)
+        Full width at half depth.
+    offset_ppm : array, shape (n,)
+
+    Notes
+    -----
+    Kim et al., MRM 61 (2009) 1441, who take the symmetry centre; direct saturation is Lorentzian.
+    """
+    x = (_column(offset_ppm) - jnp.asarray(b0_ppm)) / (0.5 * jnp.asarray(width_ppm))
+    return jnp.asarray(level) - jnp.asarray(depth) / (1 + x**2)
+
+
+def double_angle_b1(single: ArrayLike, double: ArrayLike, angle_rad: float) -> Array:
+    """True over nominal flip angle from images with a nominal angle and twice that.
+
+    Parameters
+    ----------
+    single, double : array
+        Magnitudes; long repetition time.
+    angle_rad : float
+        Nominal angle of the first.
+
+    Returns
+    -------
+    Array
+        NaN where the ratio is none of a cosine.  Source: Insko & Bolinger, JMR A 103 (1993) 82.
+    """
+    cosine = jnp.asarray(double) / (2 * jnp.asarray(single))
+    return jnp.where(jnp.abs(cosine) < 1, jnp.arccos(jnp.clip(cosine, -1, 1)), jnp.nan) / angle_rad
