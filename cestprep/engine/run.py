@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -130,9 +131,12 @@ def run_graph(
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stopper(plugin))
+    gc.freeze()  # nipype collects garbage at every look for work: with JAX loaded, most of a core
     try:
         workflow.run(plugin=plugin)
     except RuntimeError as exc:  # nipype's summary of failed nodes
         if not any(s.errors for s in sessions.values()):
             raise
         log.debug("nipype: %s", exc)
+    finally:
+        gc.unfreeze()
