@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cestprep.phantom.tissues import TISSUES
 from cestprep.physics import simulate
 from cestprep.physics.pools import PoolModel
 from cestprep.physics.protocol import Block, Protocol, Readout, Recovery, Saturation, Spoil
@@ -16,19 +17,6 @@ from cestprep.physics.protocol import Block, Protocol, Readout, Recovery, Satura
 #: Label of each tissue in the label image.
 LABELS = {"CSF": 1, "GM": 2, "WM": 3}
 
-#: Mean parameters by tissue, in package units: relaxation as usual at 3 T; exchange near the values
-#: published for healthy volunteers (Finkelstein 2025, Commun. Phys. 8:164, Table 1).
-TISSUES: Mapping[str, Mapping[str, float]] = {
-    "CSF": {"t1": 3.5, "t2": 1.0, "semisolid.fraction": 0.004, "semisolid.k_exchange": 40.0,
-            "amide.fraction": 0.0003, "amide.k_exchange": 200.0, "m0": 1.2,
-            "rnoe.fraction": 0.0005, "rnoe.k_exchange": 100.0},
-    "GM": {"t1": 1.5, "t2": 0.085, "semisolid.fraction": 0.063, "semisolid.k_exchange": 44.0,
-           "amide.fraction": 0.0021, "amide.k_exchange": 236.0, "m0": 1.0,
-            "rnoe.fraction": 0.004, "rnoe.k_exchange": 130.0},
-    "WM": {"t1": 0.95, "t2": 0.07, "semisolid.fraction": 0.131, "semisolid.k_exchange": 35.0,
-           "amide.fraction": 0.0033, "amide.k_exchange": 305.0, "m0": 0.8,
-            "rnoe.fraction": 0.006, "rnoe.k_exchange": 130.0},
-}  # fmt: skip
 VARIATION = 0.05  # relative SD between voxels of a tissue
 
 

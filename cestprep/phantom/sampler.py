@@ -7,7 +7,7 @@ import numpy as np
 from cestprep.inference.likelihood import Voxels
 from cestprep.inference.problem import InverseProblem
 from cestprep.inference.recipe import physical_limits
-from cestprep.phantom.head import TISSUES
+from cestprep.phantom.tissues import TISSUES
 
 #: Known values of a draw are those of one voxel plus this much of the difference of two others.
 _MIXED = 0.3

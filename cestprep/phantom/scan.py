@@ -1,0 +1,186 @@
+"""Scans of a digital head: tissue signals by exact physics, partial volume, motion, noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from cestprep.phantom.anatomy import Anatomy
+from cestprep.phantom.smooth import smooth_field
+from cestprep.phantom.tissues import HEAD_TISSUES
+
+#: Grid on which signals of a tissue are computed; they vary as smoothly as tissues and fields do.
+_COARSE_MM = 6.0
+#: Relative SD of tissue parameters within a tissue, and its smoothness.
+_VARIATION, _VARIATION_FWHM_MM = 0.03, 20.0
+#: Spread of B0 (ppm), range of B1, smoothness of both.
+_B0_SD, _B1_RANGE, _FIELD_FWHM_MM = 0.15, (0.7, 1.2), 90.0
+
+#: From simulator parameters (V,) by name to signals (n, V).
+SignalOf = Callable[[Mapping[str, np.ndarray]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the voxels of a scan lie.
+
+    Attributes
+    ----------
+    shape : (int, int, int)
+    affine : ndarray, shape (4, 4)
+        Voxels to mm of scanner coordinates, RAS.
+    """
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+
+    @property
+    def points(self) -> np.ndarray:
+        """Centres of all voxels in mm, shape (3, V)."""
+        index = np.indices(self.shape).reshape(3, -1)
+        centres: np.ndarray = self.affine[:3, :3] @ index + self.affine[:3, 3:]
+        return centres
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A head with everything a simulator asks, on a coarse grid in head coordinates.
+
+    Attributes
+    ----------
+    anatomy : Anatomy
+    coarse : Grid
+    parameters : mapping of tissue to mapping of parameter to ndarray, shape (coarse voxels,)
+        Package units; the same fields ``b0_ppm`` and ``b1_scale`` in each tissue.
+    """
+
+    anatomy: Anatomy
+    coarse: Grid
+    parameters: Mapping[str, Mapping[str, np.ndarray]]
+
+
+def make_subject(anatomy: Anatomy, seed: int) -> Subject:
+    """Give each tissue its parameters, with smooth variation, and the head its fields.
+
+    Parameters
+    ----------
+    anatomy : Anatomy
+    seed : int
+    """
+    rng = np.random.default_rng([seed, 72])
+    spacing = anatomy.affine[0, 0]
+    reach = (np.array(anatomy.brain.shape) - 1) * spacing
+    shape = tuple(int(n) for n in np.ceil(reach / _COARSE_MM).astype(int) + 1)
+    affine = np.diag([_COARSE_MM] * 3 + [1.0])
+    affine[:3, 3] = anatomy.affine[:3, 3]
+    coarse = Grid(shape, affine)  # type: ignore[arg-type]
+
+    def field(fwhm_mm: float) -> np.ndarray:
+        return smooth_field(shape, _COARSE_MM, fwhm_mm, rng).ravel().astype(float)
+
+    fields = {"b0_ppm": _b0(coarse, field(_FIELD_FWHM_MM)), "b1_scale": _b1(coarse, field)}
+    names = next(iter(HEAD_TISSUES.values()))
+    varied = {name: 1 + _VARIATION * field(_VARIATION_FWHM_MM).clip(-3, 3) for name in names}
+    parameters = {
+        tissue: {**{name: value * varied[name] for name, value in means.items()}, **fields}
+        for tissue, means in HEAD_TISSUES.items()
+        if tissue in anatomy.fractions
+    }
+    return Subject(anatomy, coarse, parameters)
+
+
+def _b0(coarse: Grid, smooth: np.ndarray) -> np.ndarray:
+    """Smooth, with more of it above the sinuses."""
+    x, y, z = coarse.points
+    sinus = np.exp(-((x / 30) ** 2 + ((y - 55) / 25) ** 2 + ((z + 25) / 20) ** 2))
+    field: np.ndarray = _B0_SD * smooth + 0.35 * sinus
+    return field.clip(-0.6, 0.6)
+
+
+def _b1(coarse: Grid, field: Callable[[float], np.ndarray]) -> np.ndarray:
+    """Bright in the middle, as at 3 T."""
+    x, y, z = coarse.points
+    radius2 = (x / 80) ** 2 + ((y + 15) / 100) ** 2 + ((z - 10) / 90) ** 2
+    scale: np.ndarray = 1.15 - 0.25 * radius2 + 0.03 * field(_FIELD_FWHM_MM)
+    return scale.clip(*_B1_RANGE)
+
+
+@dataclass(frozen=True)
+class Series:
+    """Noise-free volumes can be made from this one at a time.
+
+    Attributes
+    ----------
+    subject : Subject
+    blurred : mapping of tissue to ndarray
+        Fractions after the voxels' extent.
+    signals : mapping of tissue to ndarray, shape (n, coarse voxels)
+    """
+
+    subject: Subject
+    blurred: Mapping[str, np.ndarray]
+    signals: Mapping[str, np.ndarray]
+
+    def volume(self, i: int, grid: Grid, pose: np.ndarray) -> np.ndarray:
+        """Magnitude of volume ``i`` with the head at a pose (head to scanner), on a grid."""
+        head = np.linalg.inv(pose)
+        points = head[:3, :3] @ grid.points + head[:3, 3:]
+        total = np.zeros(points.shape[1], np.float32)
+        for tissue, fraction in self.blurred.items():
+            share = sample(fraction, self.subject.anatomy.affine, points)
+            inside = share > 0
+            coarse = self.subject.coarse
+            signal = self.signals[tissue][i].reshape(coarse.shape)
+            total[inside] += share[inside] * sample(signal, coarse.affine, points[:, inside])
+        return total.reshape(grid.shape)
+
+
+def sample(
+    volume: np.ndarray, affine: np.ndarray, points: np.ndarray, order: int = 1
+) -> np.ndarray:
+    """Values at points ``(3, V)`` in mm; 0 outside fractions, the nearest value elsewhere."""
+    inverse = np.linalg.inv(affine)
+    index = inverse[:3, :3] @ points + inverse[:3, 3:]
+    found: np.ndarray = ndimage.map_coordinates(
+        np.asarray(volume, np.float32), index.astype(np.float32), order=order, mode="nearest"
+    )
+    return found
+
+
+def make_series(subject: Subject, signal_of: SignalOf, voxel_mm: Sequence[float]) -> Series:
+    """Signals of every tissue for a scan with voxels of a given size.
+
+    Parameters
+    ----------
+    subject : Subject
+    signal_of : callable
+        Simulated signals, in units of ``m0`` 1.
+    voxel_mm : three float
+    """
+    signals = {name: np.abs(signal_of(p)) for name, p in subject.parameters.items()}
+    return Series(subject, blurred(subject.anatomy, voxel_mm), signals)
+
+
+def blurred(anatomy: Anatomy, voxel_mm: Sequence[float]) -> dict[str, np.ndarray]:
+    """Fractions as voxels of a size see them; the SD of a box of width w is w / sqrt(12)."""
+    sigma = np.asarray(voxel_mm, float) / np.sqrt(12) / anatomy.affine[0, 0]
+    return {name: ndimage.gaussian_filter(f, sigma) for name, f in anatomy.fractions.items()}
+
+
+def receive_bias(grid: Grid, seed: int) -> np.ndarray:
+    """Smooth receive sensitivity, fixed in the scanner; mean 1."""
+    rng = np.random.default_rng([seed, 73])
+    smooth = smooth_field(grid.shape, float(np.abs(grid.affine[:3, :3]).max()), 120.0, rng)
+    bias: np.ndarray = np.exp(0.15 * smooth)
+    bias /= bias.mean()
+    return bias
+
+
+def noisy(clean: np.ndarray, sd: float, rng: np.random.Generator) -> np.ndarray:
+    """Rician magnitudes: noise of one SD in the real and the imaginary part."""
+    real = clean + sd * rng.standard_normal(clean.shape)
+    magnitude: np.ndarray = np.hypot(real, sd * rng.standard_normal(clean.shape))
+    return magnitude.astype(np.float32)
