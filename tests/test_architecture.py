@@ -17,7 +17,7 @@ PACKAGE = ROOT / "cestprep"
 #: Layers from below; a module may import its own layer and those below it.
 LAYERS = (
     ("documents", "errors", "physics", "progress", "resources", "settings"),
-    ("data", "diagnostics", "inference", "phantom"),
+    ("data", "diagnostics", "imaging", "inference", "phantom"),
     ("bids",),
     ("report",),
     ("engine", "interfaces"),
@@ -25,7 +25,7 @@ LAYERS = (
     ("cli", "__main__"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-SCIENCE = ("physics", "inference", "phantom", "diagnostics")
+SCIENCE = ("physics", "inference", "imaging", "phantom", "diagnostics")
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
 
 

@@ -1,0 +1,1 @@
+"""Registration, motion, resampling and segmentation of images, on arrays."""

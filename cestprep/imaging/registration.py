@@ -1,0 +1,182 @@
+"""Rigid, affine and B-spline registration by elastix (mutual information)."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cestprep.imaging.resampling import geometry
+from cestprep.imaging.transforms import LPS
+
+
+@dataclass(frozen=True)
+class Options:
+    """How hard to search.
+
+    Attributes
+    ----------
+    levels : int
+        Of the pyramid, each with twice the voxels' size of the next.
+    iterations : int
+        Per level.
+    samples : int
+        Random places of each iteration.
+    bins : int
+        Of the joint histogram.
+    seed : int
+        Of the samples; the same seed gives the same transform.
+    """
+
+    levels: int = 2
+    iterations: int = 200
+    samples: int = 2048
+    bins: int = 32
+    seed: int = 121212
+
+
+#: From a start that is nearly right.
+NEAR = Options(levels=1)
+
+
+def register_rigid(
+    fixed: tuple[np.ndarray, np.ndarray],
+    moving: tuple[np.ndarray, np.ndarray],
+    mask: np.ndarray | None = None,
+    start: np.ndarray | None = None,
+    options: Options | None = None,
+) -> np.ndarray:
+    """Rigid transform from points of the fixed to points of the moving image, by Mattes' MI.
+
+    Parameters
+    ----------
+    fixed, moving : (ndarray (x, y, z), affine)
+    mask : ndarray of bool, shape of the fixed image
+        Where the images are compared; give more than the brain, whose edge is what aligns.
+    start : ndarray, shape (4, 4)
+        Where to begin; None: where the headers put them.
+    options : Options, optional
+
+    Returns
+    -------
+    ndarray, shape (4, 4)
+        In mm, RAS.
+    """
+    parameters = _map(options or Options(), "EulerTransform")
+    moved = fixed[0], fixed[1]
+    initial = np.eye(4) if start is None else start
+    found = _run(moved, moving, mask, [parameters], initial)
+    total: np.ndarray = _rigid_matrix(found) @ initial  # elastix composes: new, then start
+    return total
+
+
+def _map(options: Options, transform: str) -> dict[str, list[str]]:
+    schedule = [str(2 ** (options.levels - 1 - level)) for level in range(options.levels)]
+    settings: dict[str, Any] = {
+        "Registration": "MultiResolutionRegistration",
+        "FixedImagePyramid": "FixedSmoothingImagePyramid",
+        "MovingImagePyramid": "MovingSmoothingImagePyramid",
+        "ImagePyramidSchedule": [s for s in schedule for _ in range(3)],
+        "Interpolator": "LinearInterpolator",
+        "ResampleInterpolator": "FinalBSplineInterpolator",
+        "Resampler": "DefaultResampler",
+        "Metric": "AdvancedMattesMutualInformation",
+        "NumberOfHistogramBins": options.bins,
+        "Optimizer": "AdaptiveStochasticGradientDescent",
+        "MaximumNumberOfIterations": options.iterations,
+        "MaximumStepLength": 1.0,
+        "AutomaticParameterEstimation": "true",
+        "AutomaticScalesEstimation": "true",
+        "Transform": transform,
+        "AutomaticTransformInitialization": "false",
+        "HowToCombineTransforms": "Compose",
+        "UseDirectionCosines": "true",
+        "ImageSampler": "RandomCoordinate",
+        "NewSamplesEveryIteration": "true",
+        "NumberOfSpatialSamples": options.samples,
+        "NumberOfResolutions": options.levels,
+        "CheckNumberOfSamples": "true",
+        "RequiredRatioOfValidSamples": 0.05,
+        "ErodeMask": "false",
+        "RandomSeed": options.seed,
+        "WriteResultImage": "false",
+    }
+    return {k: [str(x) for x in v] if isinstance(v, list) else [str(v)]
+            for k, v in settings.items()}  # fmt: skip
+
+
+def _run(
+    fixed: tuple[np.ndarray, np.ndarray],
+    moving: tuple[np.ndarray, np.ndarray],
+    mask: np.ndarray | None,
+    maps: list[dict[str, list[str]]],
+    initial: np.ndarray,
+) -> Any:
+    """Parameter map of the last transform that elastix found."""
+    import itk  # takes a second, so only where it is used
+
+    parameters = itk.ParameterObject.New()
+    for settings in maps:
+        parameters.AddParameterMap(settings)
+    method = itk.ElastixRegistrationMethod.New(
+        _image(*fixed, np.float32), _image(*moving, np.float32)
+    )
+    method.SetParameterObject(parameters)
+    method.SetLogToConsole(False)
+    if mask is not None:
+        method.SetFixedMask(_image(mask, fixed[1], np.uint8))
+    if not np.array_equal(initial, np.eye(4)):
+        start = itk.ParameterObject.New()
+        start.AddParameterMap(_rigid_map(initial))
+        method.SetInitialTransformParameterObject(start)
+    with tempfile.TemporaryDirectory(prefix="cestprep-elastix-") as folder:
+        method.SetOutputDirectory(folder)  # it writes files into the current folder otherwise
+        method.UpdateLargestPossibleRegion()
+    found = method.GetTransformParameterObject()
+    return found.GetParameterMap(found.GetNumberOfParameterMaps() - 1)
+
+
+def _image(data: np.ndarray, affine: np.ndarray, kind: type) -> Any:
+    import itk
+
+    spacing, direction, origin = geometry(affine)
+    image = itk.image_from_array(np.ascontiguousarray(np.asarray(data, kind).T))
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection(itk.matrix_from_array(direction))
+    image.SetOrigin(origin.tolist())
+    return image
+
+
+def _rigid_map(matrix: np.ndarray) -> dict[str, list[str]]:
+    """What elastix calls a rigid transform, about the origin."""
+    from scipy.spatial.transform import Rotation
+
+    lps = LPS @ matrix @ LPS
+    # ITK turns about z, x, y: R = Rz Rx Ry
+    z, x, y = Rotation.from_matrix(lps[:3, :3]).as_euler("ZXY")
+    numbers = [x, y, z, *lps[:3, 3]]
+    return {
+        "Transform": ["EulerTransform"],
+        "NumberOfParameters": ["6"],
+        "TransformParameters": [repr(float(n)) for n in numbers],
+        "CenterOfRotationPoint": ["0.0", "0.0", "0.0"],
+        "ComputeZYX": ["false"],
+        "HowToCombineTransforms": ["Compose"],
+        "InitialTransformParameterFileName": ["NoInitialTransform"],
+    }
+
+
+def _rigid_matrix(found: Any) -> np.ndarray:
+    """Matrix between RAS points of elastix' rigid transform."""
+    from scipy.spatial.transform import Rotation
+
+    x, y, z, *shift = (float(n) for n in found["TransformParameters"])
+    centre = np.array([float(n) for n in found["CenterOfRotationPoint"]])
+    turn = Rotation.from_euler("ZXY", [z, x, y]).as_matrix()
+    lps = np.eye(4)
+    lps[:3, :3] = turn
+    lps[:3, 3] = np.array(shift) + centre - turn @ centre
+    matrix: np.ndarray = LPS @ lps @ LPS
+    return matrix
