@@ -6,6 +6,7 @@ import argparse
 import math
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,9 +37,14 @@ def add_convert(commands: Any) -> None:
     maps.add_argument("--suffix", required=True, choices=_MAPS, help="what the map is")
     units = list(dict.fromkeys(unit for known in _MAPS.values() for unit in known))
     maps.add_argument("--units", required=True, choices=units, help="unit of the values as stored")
-    maps.add_argument("--field-t", type=_number, metavar="T", help="field strength")
+    maps.add_argument("--field-t", type=_positive, metavar="T", help="field strength")
     mask = _kind(kinds, "mask", "a mask, into a derivative dataset of its own")
-    mask.add_argument("--label", default="brain", help="desc-<label> (default: %(default)s)")
+    mask.add_argument(
+        "--label",
+        default="brain",
+        type=partial(_label, "desc-"),
+        help="desc-<label> (default: %(default)s)",
+    )
     for sub, run in ((series, _series), (maps, _map), (mask, _mask)):
         sub.set_defaults(run=run)
 
@@ -50,14 +56,15 @@ def _kind(kinds: Any, name: str, text: str) -> argparse.ArgumentParser:
     parser.add_argument("image", type=Path, metavar="IMAGE",
                         help="NIfTI, .npy, .mat, or a folder: DICOM, Bruker pdata/N")  # fmt: skip
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="dataset to write into")
-    parser.add_argument("--subject", required=True, type=_label, metavar="LABEL")
-    parser.add_argument("--session", type=_label, metavar="LABEL")
-    parser.add_argument("--acq", type=_label, metavar="LABEL", help="acq-<label>, such as mt")
-    parser.add_argument("--run-index", type=_label, metavar="N", help="run-<N> of repeats")
+    parser.add_argument("--subject", required=True, type=partial(_label, "sub-"), metavar="LABEL")
+    parser.add_argument("--session", type=partial(_label, "ses-"), metavar="LABEL")
+    parser.add_argument("--acq", type=partial(_label, "acq-"), metavar="LABEL",
+                        help="acq-<label>, such as mt")  # fmt: skip
+    parser.add_argument("--run-index", type=_index, metavar="N", help="run-<N> of repeats")
     parser.add_argument("--variable", metavar="NAME", help="array of a .mat file")
     parser.add_argument("--volume-axis", type=int, metavar="AXIS",
                         help="of an array: axis of the volumes, from 0")  # fmt: skip
-    parser.add_argument("--voxel-mm", type=_number, nargs=3, metavar=("X", "Y", "Z"),
+    parser.add_argument("--voxel-mm", type=_positive, nargs=3, metavar=("X", "Y", "Z"),
                         help="of an array: voxel size")  # fmt: skip
     return parser
 
@@ -81,17 +88,19 @@ def _add_series(parser: argparse.ArgumentParser) -> None:
         choices=("first", "zero-b1", "none"),
         help="which volumes are unsaturated references",
     )
-    add("--frequency-mhz", type=_number, metavar="MHZ", help="scanner frequency, reference of ppm")
-    add("--field-t", type=_number, metavar="T", help="field strength")
+    add(
+        "--frequency-mhz", type=_positive, metavar="MHZ", help="scanner frequency, reference of ppm"
+    )
+    add("--field-t", type=_positive, metavar="T", help="field strength")
     add("--target", nargs="+", metavar="POOL", help="semisolid, amide, rNOE, ...")
     add("--acquisition-type", choices=ACQUISITION_TYPES)
-    add("--pulses", type=int, metavar="N", help="pulses of the saturation module")
-    add("--pulse-duration", type=_number, metavar="S")
+    add("--pulses", type=_count, metavar="N", help="pulses of the saturation module")
+    add("--pulse-duration", type=_positive, metavar="S")
     add("--pulse-shape", metavar="NAME", help="HARD, GAUSSIAN, ...")
     add("--pulse-delay", type=_number, metavar="S", help="from the end of a pulse to the next")
     add("--spin-lock", action=argparse.BooleanOptionalAction, help="tips around each pulse")
     add("--flip-angle", type=_number, metavar="DEG", help="of the readout")
-    add("--shots", type=int, metavar="N", help="of the readout")
+    add("--shots", type=_count, metavar="N", help="of the readout")
     add("--shot-interval", type=_number, metavar="S", help="of the readout")
     add("--shared", action="store_true",
         help="table and sidecar at the top of the dataset, for all sessions")  # fmt: skip
@@ -114,10 +123,30 @@ def _seconds(text: str) -> float | Path:
         return Path(text)
 
 
-def _label(text: str) -> str:
-    if not (text.isascii() and text.isalnum()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not made of letters and digits")
+def _positive(text: str) -> float:
+    value = _number(text)
+    if not value:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _index(text: str) -> str:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return text
+
+
+def _label(prefix: str, text: str) -> str:
+    label = text.removeprefix(prefix)
+    if not (label.isascii() and label.isalnum()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not made of letters and digits")
+    return label
 
 
 def _place(options: argparse.Namespace) -> Place:
@@ -233,6 +262,9 @@ def _series(options: argparse.Namespace) -> int:
     needed = _NEEDED if options.seq is None else ("target", "acquisition_type", "flip_angle")
     if options.seq is not None and options.offsets is not None:
         raise UsageError(Fault("--offsets", "given beside --seq", "Give one of them"))
+    if options.shared and options.acq is None:
+        what = "files for all sessions need a label"
+        raise UsageError(Fault("--shared", what, "Give --acq LABEL"))
     image = _image(options)
     missing = [name for name in needed if getattr(options, name) is None]
     if len(image.shape) != 4:
@@ -301,7 +333,7 @@ def _mask(options: argparse.Namespace) -> int:
         what = f"holds values from {values[0]:g} to {values[-1]:g}, a mask has 0 and 1"
         raise UsageError(Fault(options.image, what, "Give 1 inside, 0 outside"))
     prepare(options.dataset, "derivative", "Masks")
-    print(write_mask(_place(options), image, _label(options.label)))
+    print(write_mask(_place(options), image, options.label))
     return 0
 
 

@@ -17,7 +17,10 @@ from cestprep.cli.failures import internal_error, say_faults
 from cestprep.cli.simulate import add_simulate
 from cestprep.cli.train import add_train
 from cestprep.cli.validate import add_validate
-from cestprep.errors import InputError
+from cestprep.errors import Fault, InputError
+
+#: Of what the system refuses to read or to write.
+_MEND = "Check the path, its permissions and the room on the disk, or choose another folder"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -63,14 +66,7 @@ def _demo(options: argparse.Namespace) -> int:
     else:
         demo = DemoOptions(Recipe.from_mapping(load_recipe("brain-3t")), seed=options.seed)
     print(f"Simulating a session with recipe {demo.recipe.name} ...", flush=True)
-    try:
-        write_demo(options.out, demo)
-    except OSError as exc:
-        print(
-            f"cestprep-tools: error: {options.out}: {exc.strerror}. Choose another folder.",
-            file=sys.stderr,
-        )
-        return 2
+    write_demo(options.out, demo)
     masks = options.out / "derivatives/masks"
     print(
         f"Written to {options.out}. Now, for example:\n  cestprep {options.out} OUT participant "
@@ -94,6 +90,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     except InputError as exc:
         return say_faults("cestprep-tools", exc)
+    except OSError as exc:
+        if exc.filename is None:
+            return internal_error("cestprep-tools", exc)
+        fault = Fault(str(exc.filename), f"cannot be read or written ({exc.strerror})", _MEND)
+        return say_faults("cestprep-tools", InputError(fault))
     except Exception as exc:
         return internal_error("cestprep-tools", exc)
     return code

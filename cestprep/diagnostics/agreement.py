@@ -329,9 +329,7 @@ def _finite(a: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def _similarity(a: np.ndarray, reference: np.ndarray, peak: float) -> np.ndarray:
     """Structural similarity around each pixel of a slice."""
     similarity: np.ndarray
-    _, similarity = structural_similarity(  # type: ignore[no-untyped-call]
-        a, reference, data_range=peak, full=True
-    )
+    _, similarity = structural_similarity(a, reference, data_range=peak, full=True)
     return similarity
 
 

@@ -39,6 +39,8 @@ class Options:
 
 #: From a start that is nearly right.
 NEAR = Options(levels=1)
+#: Another head.
+TEMPLATE = Options(levels=3, iterations=300, samples=4096)
 
 
 def register_rigid(
@@ -67,9 +69,58 @@ def register_rigid(
     parameters = _map(options or Options(), "EulerTransform")
     moved = fixed[0], fixed[1]
     initial = np.eye(4) if start is None else start
-    found = _run(moved, moving, mask, [parameters], initial)
-    total: np.ndarray = _rigid_matrix(found) @ initial  # elastix composes: new, then start
+    method = _run(moved, moving, mask, [parameters], initial)
+    found = method.GetTransformParameterObject()
+    last = found.GetParameterMap(found.GetNumberOfParameterMaps() - 1)
+    total: np.ndarray = _rigid_matrix(last) @ initial  # elastix composes: new, then start
     return total
+
+
+def register_template(
+    fixed: tuple[np.ndarray, np.ndarray],
+    template: tuple[np.ndarray, np.ndarray],
+    mask: np.ndarray | None = None,
+    start: np.ndarray | None = None,
+    spacing_mm: float = 20.0,
+    options: Options | None = None,
+) -> np.ndarray:
+    """Affine, then B-spline registration of a template, by Mattes' MI.
+
+    Parameters
+    ----------
+    fixed : (ndarray (x, y, z), affine)
+        Image of the subject whose tissues differ as the template's do, such as R1.
+    template : (ndarray, affine)
+    mask : ndarray of bool, optional
+        Roughly the brain in the fixed image.
+    start : ndarray, shape (4, 4), optional
+        Rigid transform to begin with.
+    spacing_mm : float
+        Between control points.
+    options : Options, optional
+
+    Returns
+    -------
+    ndarray, shape (x, y, z, 3)
+        What to add to the place of each voxel (mm, RAS) to be in the template.
+    """
+    import itk
+
+    chosen = options or TEMPLATE
+    spline = _map(chosen, "BSplineTransform")
+    spline["FinalGridSpacingInPhysicalUnits"] = [str(spacing_mm)]
+    maps = [_map(chosen, "AffineTransform"), spline]
+    method = _run(fixed, template, mask, maps, np.eye(4) if start is None else start)
+    moving = _image(*template, np.float32)
+    mover = itk.TransformixFilter[type(moving)].New(moving)
+    mover.SetTransformParameterObject(method.GetTransformParameterObject())
+    mover.SetComputeDeformationField(True)
+    with tempfile.TemporaryDirectory(prefix="cestprep-elastix-") as folder:
+        mover.SetOutputDirectory(folder)
+        mover.UpdateLargestPossibleRegion()
+    field = np.array(itk.array_view_from_image(mover.GetOutputDeformationField()), np.float32)
+    displacement: np.ndarray = field.transpose(2, 1, 0, 3) * np.array([-1, -1, 1], np.float32)
+    return displacement
 
 
 def _map(options: Options, transform: str) -> dict[str, list[str]]:
@@ -114,7 +165,7 @@ def _run(
     maps: list[dict[str, list[str]]],
     initial: np.ndarray,
 ) -> Any:
-    """Parameter map of the last transform that elastix found."""
+    """What elastix found, with each transform composed with those before it."""
     import itk  # takes a second, so only where it is used
 
     parameters = itk.ParameterObject.New()
@@ -134,8 +185,7 @@ def _run(
     with tempfile.TemporaryDirectory(prefix="cestprep-elastix-") as folder:
         method.SetOutputDirectory(folder)  # it writes files into the current folder otherwise
         method.UpdateLargestPossibleRegion()
-    found = method.GetTransformParameterObject()
-    return found.GetParameterMap(found.GetNumberOfParameterMaps() - 1)
+    return method
 
 
 def _image(data: np.ndarray, affine: np.ndarray, kind: type) -> Any:

@@ -248,6 +248,48 @@ def test_what_validation_would_refuse_is_not_written(arrays, case):
     assert not (arrays / "out").exists()
 
 
+def test_small_things_are_taken_as_meant(arrays):
+    """A byte order mark, labels with their prefix, a mask of true and false."""
+    offsets = arrays / "offsets.txt"
+    offsets.write_text("\ufeff" + offsets.read_text(), "utf-8")
+    done = series(arrays, SAID, "--subject", "sub-01", "--acq", "acq-mt")
+    assert done.returncode == 0, done.stderr
+    assert (arrays / "out/sub-01/cest/sub-01_acq-mt_cest.nii.gz").exists()
+    np.save(arrays / "m.npy", np.ones((5, 4, 3), bool))
+    done = tool("mask", arrays / "m.npy", arrays / "masks", "--subject", "01", "--voxel-mm", 2, 2,
+                2)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+IMPOSSIBLE = {
+    "voxels without size": ("--voxel-mm", "0", "2", "2"),
+    "no frequency": ("--frequency-mhz", "0"),
+    "no pulses": ("--pulses", "0"),
+    "a repeat by name": ("--run-index", "two"),
+    "a label with an underscore": ("--acq", "m_t"),
+    "shared without a label": ("--shared",),
+}
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+def test_impossible_options_are_refused_before_anything_is_written(arrays, case):
+    done = series(arrays, SAID, *IMPOSSIBLE[case])
+    assert (done.returncode, IMPOSSIBLE[case][0] in done.stderr) == (2, True)
+    assert not (arrays / "out").exists()
+
+
+def test_a_place_that_cannot_be_written_is_named(arrays):
+    (arrays / "file").write_text("")
+    done = tool("mask", arrays / "x.npy", arrays / "file/out", "--subject", "01", "--voxel-mm", 2,
+                2, 2)  # fmt: skip
+    assert done.returncode == 2
+    np.save(arrays / "m.npy", np.ones((5, 4, 3), np.uint8))
+    done = tool("mask", arrays / "m.npy", arrays / "file/out", "--subject", "01", "--voxel-mm", 2,
+                2, 2)  # fmt: skip
+    assert (done.returncode, str(arrays / "file") in done.stderr) == (2, True), done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_map_whose_unit_is_another_is_not_written(arrays):
     np.save(arrays / "t1.npy", np.full((5, 4, 3), 1200.0))
     done = tool("map", arrays / "t1.npy", arrays / "out", "--subject", "01", "--voxel-mm", 2, 2, 2,

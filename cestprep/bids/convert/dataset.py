@@ -105,9 +105,6 @@ def write_series(
         Table and sidecar at the top of the dataset for all sessions, where they must agree.
     """
     label = f"acq-{place.acquisition}_" if place.acquisition else ""
-    if shared and not label:
-        what = "files for all sessions need a label"
-        raise UsageError(Fault("--shared", what, "Give --acq LABEL"))
     top = {
         ".json": place.root / f"{label}{SERIES}.json",
         ".tsv": place.root / f"{label}{CONTEXT}.tsv",

@@ -79,6 +79,8 @@ def _array(path: Path, variable: str | None) -> np.ndarray:
         mend = "Save it as .npy, as .mat of version 7 or older, or as NIfTI"
         raise UsageError(Fault(path, f"cannot be read ({reason})", mend)) from None
     array = np.asarray(found)
+    if array.dtype.kind == "b":  # of masks
+        array = array.astype(np.uint8)
     if array.dtype.kind not in "iuf" or array.size == 0:
         what = f"holds {array.dtype} of shape {array.shape}, expected real numbers"
         raise UsageError(Fault(path, what, "Export magnitudes"))
@@ -108,7 +110,7 @@ def read_numbers(path: Path, count: int | None = None) -> np.ndarray:
         If there is something else, or not ``count`` of them.
     """
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
         lines = [line.split("#")[0].replace(",", " ") for line in text.splitlines()]
         numbers = np.array([float(word) for line in lines for word in line.split()])
     except (OSError, ValueError) as exc:
