@@ -60,10 +60,10 @@ def arguments(
             "--method", method, "-w", str(work), *extra]  # fmt: skip
 
 
-def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+def run(arguments: list[str], timeout_s: float = 900) -> subprocess.CompletedProcess[str]:
     """Run the program as a user does, in a process of its own."""
     command = [sys.executable, "-m", "cestprep", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=900)
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
 
 
 def status(out: Path) -> dict:

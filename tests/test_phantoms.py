@@ -26,7 +26,12 @@ MM_PER_FRACTION = 110e3 / 3  # three exchanging protons per molecule, 110 M wate
 
 
 def quantify(
-    shared: Path, name: str, recipe: str, out: Path, method: str = "voxelwise"
+    shared: Path,
+    name: str,
+    recipe: str,
+    out: Path,
+    method: str = "voxelwise",
+    timeout_s: float = 900,
 ) -> dict[str, np.ndarray]:
     """Run the program on a phantom; our and the published maps, fractions and 1/s."""
     root = shared / "data" / name
@@ -34,7 +39,7 @@ def quantify(
     result = sessions.run([str(root), str(out / "out"), "participant", "--recipe", recipe,
                            "--method", method,
                            "--assume-nominal", "B0", "B1", "--derivatives",
-                           f"published={published}", "-w", str(out / "work")])  # fmt: skip
+                           f"published={published}", "-w", str(out / "work")], timeout_s)  # fmt: skip
     assert result.returncode == 0, result.stderr
     ours = f"sub-{name}_acq-larg_space-cestref_model-bm2poolcest_param-"
     theirs = f"sub-{name}_acq-larg_desc-dictmatch_param-"
