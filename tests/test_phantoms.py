@@ -36,10 +36,10 @@ def quantify(
     """Run the program on a phantom; our and the published maps, fractions and 1/s."""
     root = shared / "data" / name
     published = root / "derivatives/published"
-    result = sessions.run([str(root), str(out / "out"), "participant", "--recipe", recipe,
-                           "--method", method,
-                           "--assume-nominal", "B0", "B1", "--derivatives",
-                           f"published={published}", "-w", str(out / "work")], timeout_s)  # fmt: skip
+    arguments = [str(root), str(out / "out"), "participant", "--recipe", recipe,
+                 "--method", method, "--assume-nominal", "B0", "B1", "--derivatives",
+                 f"published={published}", "-w", str(out / "work")]  # fmt: skip
+    result = sessions.run(arguments, timeout_s)
     assert result.returncode == 0, result.stderr
     ours = f"sub-{name}_acq-larg_space-cestref_model-bm2poolcest_param-"
     theirs = f"sub-{name}_acq-larg_desc-dictmatch_param-"
