@@ -227,6 +227,13 @@ _FIELDS = {
 _NEEDED = ("pulses", "pulse_duration", "pulse_shape", "target", "acquisition_type", "flip_angle")
 
 
+#: What a sequence says itself.
+_OF_TABLES = (
+    "offsets", "offset_unit", "positive_offset", "b1", "b1_definition", "saturation_duration",
+    "recovery", "pulses", "pulse_duration", "pulse_shape", "pulse_delay", "spin_lock",
+)  # fmt: skip
+
+
 def _stated(options: argparse.Namespace) -> Stated:
     from cestprep.bids.convert.series import Stated
 
@@ -259,9 +266,18 @@ def _series(options: argparse.Namespace) -> int:
     from cestprep.bids.convert.series import Questions, of_stated
     from cestprep.bids.validation.crosschecks import table_findings
 
-    needed = _NEEDED if options.seq is None else ("target", "acquisition_type", "flip_angle")
-    if options.seq is not None and options.offsets is not None:
-        raise UsageError(Fault("--offsets", "given beside --seq", "Give one of them"))
+    needed: tuple[str, ...] = (
+        _NEEDED if options.seq is None else ("target", "acquisition_type", "flip_angle")
+    )
+    beside = [name for name in _OF_TABLES if getattr(options, name) is not None]
+    if options.seq is not None and beside:
+        given = ", ".join("--" + name.replace("_", "-") for name in beside)
+        what = "given beside --seq, which says what was played"
+        raise UsageError(Fault(given, what, "Give the sequence or the tables"))
+    if options.seq is None and (options.pulses or 1) > 1:
+        needed += ("pulse_delay", "spin_lock")
+    if (options.shots or 1) > 1:
+        needed += ("shot_interval",)
     if options.shared and options.acq is None:
         what = "files for all sessions need a label"
         raise UsageError(Fault("--shared", what, "Give --acq LABEL"))

@@ -203,6 +203,13 @@ def test_a_sequence_is_kept_and_described(arrays):
                 "--voxel-mm", 2, 2, 2, "--seq", arrays / "x.seq", "--acq", "mt",
                 *words)  # fmt: skip
     assert done.returncode == 0, done.stderr
+    beside = tool("series", arrays / "x.npy", arrays / "two", "--subject", "01", "--volume-axis", 3,
+                  "--voxel-mm", 2, 2, 2, "--seq", arrays / "x.seq", *words, "--pulses", 5,
+                  "--b1-definition", "rms")  # fmt: skip
+    assert (beside.returncode, "--b1-definition, --pulses: given beside" in beside.stderr) == (
+        2,
+        True,
+    )
     assert "Only x.seq says: The time from saturation to readout" in done.stdout
     kept = arrays / "out/sub-01/cest/sub-01_acq-mt_cest.seq"
     assert kept.read_text() == (arrays / "x.seq").read_text()
@@ -259,6 +266,30 @@ def test_small_things_are_taken_as_meant(arrays):
     done = tool("mask", arrays / "m.npy", arrays / "masks", "--subject", "01", "--voxel-mm", 2, 2,
                 2)  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_a_table_that_lacks_another_row_than_the_reference_is_asked_about(arrays):
+    """The first volume is in the tables, and the last is not."""
+    (arrays / "offsets.txt").write_text("9 1022 766")
+    (arrays / "b1.txt").write_text("0 2 1.7")
+    done = series(arrays, SAID)
+    assert (done.returncode, "begin with a row without B1" in done.stderr) == (2, True)
+    done = series(arrays, SAID | {"--m0": "zero-b1"})
+    assert (done.returncode, "3 rows for 4 volumes" in done.stderr) == (2, True)
+
+
+def test_references_that_are_not_there_are_refused(arrays):
+    (arrays / "offsets.txt").write_text("9 9 1022 766")
+    (arrays / "b1.txt").write_text("3 2 2 1.7")
+    done = series(arrays, SAID | {"--m0": "zero-b1"})
+    assert (done.returncode, "no volume is without saturation" in done.stderr) == (2, True)
+
+
+def test_trains_and_shots_need_their_gaps(arrays):
+    done = series(arrays, SAID | {"--pulses": 13, "--shots": 45})
+    assert done.returncode == 2
+    for option in ("--pulse-delay", "--spin-lock", "--shot-interval"):
+        assert f"{option}: is not given" in done.stderr
 
 
 IMPOSSIBLE = {

@@ -190,6 +190,9 @@ def _with_references(
 ) -> tuple[pd.DataFrame, list[Fault]]:
     """The table with its unsaturated volumes marked, and what is wrong with their number."""
     one_short = len(table) == volumes - 1
+    if stated.m0 == "first" and one_short and table["saturation_b1"].iloc[0] == 0:
+        what = "the tables begin with a row without B1, so another one is missing"
+        return table, [Fault("--m0", what, "Give one row per volume, or no row for the first")]
     if stated.m0 == "first" and one_short:
         first = table.iloc[:1].assign(saturation_b1=0.0, saturation_duration=0.0)
         table = pd.concat([first, table], ignore_index=True)
@@ -203,6 +206,9 @@ def _with_references(
     if stated.m0 == "none" and reference.any():
         what = f"{int(reference.sum())} volumes have no saturation, but --m0 says none"
         return table, [Fault("--m0", what, "Give zero-b1 or first")]
+    if stated.m0 == "zero-b1" and not reference.any():
+        what = "no volume is without saturation, but --m0 says some are references"
+        return table, [Fault("--m0", what, "Give first or none")]
     table = table.assign(volume_type=np.where(reference, "m0scan", "saturated"))
     silent = reference & (table["saturation_b1"] == 0)
     table.loc[silent, "saturation_offset"] = np.nan
