@@ -38,6 +38,11 @@ def add_convert(commands: Any) -> None:
     units = list(dict.fromkeys(unit for known in _MAPS.values() for unit in known))
     maps.add_argument("--units", required=True, choices=units, help="unit of the values as stored")
     maps.add_argument("--field-t", type=_positive, metavar="T", help="field strength")
+    maps.add_argument("--magnitude", type=Path, metavar="IMAGE",
+                      help="of a field map: image on its grid, asked for by BIDS")  # fmt: skip
+    maps.add_argument("--positive-field", choices=("above", "below"),
+                      help="of a field map: where it is positive, water resonates above or below "
+                      "the scanner frequency")  # fmt: skip
     mask = _kind(kinds, "mask", "a mask, into a derivative dataset of its own")
     mask.add_argument(
         "--label",
@@ -316,15 +321,18 @@ def _show(table: Any) -> None:
 
 
 def _map(options: argparse.Namespace) -> int:
-    from cestprep.bids.convert.dataset import prepare, write_map
+    from cestprep.bids.convert.dataset import prepare, write_magnitude, write_map
     from cestprep.bids.validation.crosschecks import map_findings
 
     known = _MAPS[options.suffix]
     if options.units not in known:
         what = f"{options.suffix} is not in {options.units}"
         raise UsageError(Fault("--units", what, f"Convert it to {' or '.join(known)}"))
+    _check_field_map(options)
     image = _image(options)
     _check_3d(options, image)
+    if options.positive_field == "below":
+        image = type(image)(-image.get_fdata(dtype="float32"), image.affine, image.header)
     field = {} if options.field_t is None else {"MagneticFieldStrength": _plain(options.field_t)}
     fields = {"Units": options.units, **field}
     quantity = next(q for q, suffix in MAP_SUFFIXES.items() if suffix == options.suffix)
@@ -332,9 +340,31 @@ def _map(options: argparse.Namespace) -> int:
     wrong = list(map_findings(where, str(where), values, fields, quantity))
     if wrong:
         raise UsageError(*(finding.as_fault() for finding in wrong))
+    magnitude = None if options.magnitude is None else _magnitude(options, image)
     prepare(options.dataset, "raw", "CEST series")
     print(write_map(_place(options), image, options.suffix, fields))
+    if magnitude is not None:
+        print(write_magnitude(_place(options), magnitude))
     return 0
+
+
+def _check_field_map(options: argparse.Namespace) -> None:
+    """What BIDS and the sign of B0 ask for, and only field maps have."""
+    asked = ("magnitude", "positive_field")
+    is_field_map = options.suffix == MAP_SUFFIXES["B0"]
+    wrong = [name for name in asked if (getattr(options, name) is None) == is_field_map]
+    what = "is not given for a field map" if is_field_map else "is of field maps only"
+    mend = "Give it; see --help" if is_field_map else "Leave it out"
+    if wrong:
+        raise UsageError(*(Fault("--" + n.replace("_", "-"), what, mend) for n in wrong))
+
+
+def _magnitude(options: argparse.Namespace, like: Any) -> Any:
+    image = _image(argparse.Namespace(**{**vars(options), "image": options.magnitude}))
+    if image.shape != like.shape:
+        what = f"has shape {image.shape}, the map has {like.shape}"
+        raise UsageError(Fault(options.magnitude, what, "Give the image the map was made from"))
+    return image
 
 
 def _mask(options: argparse.Namespace) -> int:

@@ -321,6 +321,26 @@ def test_a_place_that_cannot_be_written_is_named(arrays):
     assert "Traceback" not in done.stderr
 
 
+def test_a_field_map_needs_a_sign_and_a_magnitude(arrays):
+    np.save(arrays / "b0.npy", np.linspace(-90, 60, 60).reshape(5, 4, 3))
+    np.save(arrays / "m.npy", np.ones((5, 4, 3)))
+    command = ("map", arrays / "b0.npy", arrays / "out", "--subject", "01", "--voxel-mm", 2, 2, 2,
+               "--suffix", "fieldmap", "--units", "Hz", "--field-t", 3)  # fmt: skip
+    done = tool(*command)
+    assert done.returncode == 2
+    for option in ("--magnitude", "--positive-field"):
+        assert f"{option}: is not given for a field map" in done.stderr
+    assert not (arrays / "out").exists()
+    done = tool(*command, "--magnitude", arrays / "m.npy", "--positive-field", "below")
+    assert done.returncode == 0, done.stderr
+    found = nib.load(arrays / "out/sub-01/fmap/sub-01_fieldmap.nii.gz").get_fdata()
+    np.testing.assert_allclose(found, -np.load(arrays / "b0.npy"), rtol=1e-6)
+    assert not validate(arrays / "out").errors
+    done = tool("map", arrays / "m.npy", arrays / "out", "--subject", "01", "--voxel-mm", 2, 2, 2,
+                "--suffix", "T1map", "--units", "s", "--positive-field", "above")  # fmt: skip
+    assert (done.returncode, "is of field maps only" in done.stderr) == (2, True)
+
+
 def test_a_map_whose_unit_is_another_is_not_written(arrays):
     np.save(arrays / "t1.npy", np.full((5, 4, 3), 1200.0))
     done = tool("map", arrays / "t1.npy", arrays / "out", "--subject", "01", "--voxel-mm", 2, 2, 2,

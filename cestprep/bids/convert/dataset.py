@@ -26,6 +26,7 @@ from cestprep.bids.spec import (
     CONTEXT,
     DATATYPE,
     DERIVATIVE_BIDSIGNORE,
+    MAGNITUDE,
     MAP_FOLDERS,
     MAP_SUFFIXES,
     MASK,
@@ -130,6 +131,13 @@ def write_map(place: Place, image: nib.Nifti1Image, suffix: str, fields: Mapping
     path = place.path(datatype, suffix, ".nii.gz", acq=place.acquisition, run=place.run)
     _refuse_existing(path)
     return _write(path, image, fields)
+
+
+def write_magnitude(place: Place, image: nib.Nifti1Image) -> Path:
+    """Write the magnitude beside a field map; returns its path."""
+    path = place.path(MAP_FOLDERS["B0"], MAGNITUDE, ".nii.gz", acq=place.acquisition, run=place.run)
+    _refuse_existing(path)
+    return write_image(path, np.asarray(image.dataobj), image)
 
 
 def write_mask(place: Place, image: nib.Nifti1Image, label: str) -> Path:
