@@ -48,7 +48,9 @@ def transverse_decay(
         Patz, MRM 34 (1995) 910-914: the noise floor adds in squares.
     """
     clean = jnp.asarray(m0) * jnp.exp(-_column(echo_s) / jnp.asarray(t2))
-    return jnp.sqrt(clean**2 + jnp.asarray(noise_sd) ** 2)
+    power = clean**2 + jnp.asarray(noise_sd) ** 2
+    some = power > 0  # the root has no derivative at 0, where exponentials underflow
+    return jnp.where(some, jnp.sqrt(jnp.where(some, power, 1.0)), 0.0)
 
 
 def wasabi(
