@@ -7,6 +7,7 @@ import functools
 import numpy as np
 
 from cestprep.data.template import load_template
+from cestprep.imaging.grid import Grid
 from cestprep.phantom import anatomy, scan
 from cestprep.physics import relaxometry
 
@@ -26,11 +27,11 @@ def subject(seed: int = 0) -> scan.Subject:
     return scan.make_subject(head, seed)
 
 
-def grid(voxel_mm: float = 3.0) -> scan.Grid:
+def grid(voxel_mm: float = 3.0) -> Grid:
     """Most of the head, with air around it."""
     affine = np.diag([voxel_mm] * 3 + [1.0])
     affine[:3, 3] = (-85, -115, -12)
-    return scan.Grid(tuple(int(mm / voxel_mm) for mm in (170, 200, 66)), affine)
+    return Grid(tuple(int(mm / voxel_mm) for mm in (170, 200, 66)), affine)
 
 
 def recovery(seed, delays_s, voxel_mm=3.0):

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cestprep.imaging.grid import Grid
 from cestprep.imaging.registration import NEAR, Options, register_rigid
-from cestprep.imaging.resampling import Grid, resample
+from cestprep.imaging.resampling import resample
 from cestprep.imaging.transforms import angle_deg, between, displacement_mm, grid_points
 from cestprep.inference.chunks import Progress
 

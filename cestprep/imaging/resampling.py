@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
+from cestprep.imaging.grid import Grid
 from cestprep.imaging.transforms import LPS
 
 _INTERPOLATORS = {
@@ -16,21 +16,6 @@ _INTERPOLATORS = {
     "linear": sitk.sitkLinear,
     "cubic": sitk.sitkBSpline3,
 }
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Where voxels lie.
-
-    Attributes
-    ----------
-    shape : (int, int, int)
-    affine : ndarray, shape (4, 4)
-        Voxels to mm, RAS.
-    """
-
-    shape: tuple[int, int, int]
-    affine: np.ndarray
 
 
 def to_sitk(data: np.ndarray, affine: np.ndarray) -> Any:

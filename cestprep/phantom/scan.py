@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from cestprep.imaging.grid import Grid
 from cestprep.phantom.anatomy import Anatomy
 from cestprep.phantom.smooth import smooth_field
 from cestprep.phantom.tissues import HEAD_TISSUES
@@ -21,28 +22,6 @@ _B0_SD, _B1_RANGE, _FIELD_FWHM_MM = 0.15, (0.7, 1.2), 90.0
 
 #: From simulator parameters (V,) by name to signals (n, V).
 SignalOf = Callable[[Mapping[str, np.ndarray]], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Where the voxels of a scan lie.
-
-    Attributes
-    ----------
-    shape : (int, int, int)
-    affine : ndarray, shape (4, 4)
-        Voxels to mm of scanner coordinates, RAS.
-    """
-
-    shape: tuple[int, int, int]
-    affine: np.ndarray
-
-    @property
-    def points(self) -> np.ndarray:
-        """Centres of all voxels in mm, shape (3, V)."""
-        index = np.indices(self.shape).reshape(3, -1)
-        centres: np.ndarray = self.affine[:3, :3] @ index + self.affine[:3, 3:]
-        return centres
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import pytest
 from scipy import ndimage
 
 from cestprep.imaging import tissue
+from cestprep.imaging.grid import Grid
 from cestprep.imaging.registration import Options, register_template
-from cestprep.imaging.resampling import Grid
 from cestprep.imaging.transforms import apply
 from cestprep.phantom import scan
 

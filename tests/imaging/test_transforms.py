@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cestprep.imaging import registration, transforms
-from cestprep.imaging.resampling import Grid, resample, to_sitk
+from cestprep.imaging.grid import Grid
+from cestprep.imaging.resampling import resample, to_sitk
 from cestprep.phantom.motion import pose
 
 MOVE = pose((4.0, -3.0, 7.0), (2.0, -5.0, 1.5))

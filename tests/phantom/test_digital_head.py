@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cestprep.data.template import load_template
+from cestprep.imaging.grid import Grid
 from cestprep.phantom import anatomy, motion, scan
 from cestprep.phantom.smooth import SD_PER_FWHM, smooth_field
 from cestprep.phantom.tissues import HEAD_TISSUES
@@ -40,7 +41,7 @@ def series(head):
 def grid(shape=(50, 60, 8)):
     affine = np.diag([3.0, 3.0, 3.0, 1.0])
     affine[:3, 3] = (-75, -105, 3)
-    return scan.Grid(shape, affine)
+    return Grid(shape, affine)
 
 
 def dice(a, b):
@@ -86,7 +87,7 @@ def test_moving_the_head_is_moving_the_grid_the_other_way(series):
     moved = motion.pose((2.0, -1.0, 3.0), (1.0, 2.5, -0.5))
     there = series.volume(1, grid(), moved)
     fixed = grid()
-    here = series.volume(1, scan.Grid(fixed.shape, np.linalg.inv(moved) @ fixed.affine), np.eye(4))
+    here = series.volume(1, Grid(fixed.shape, np.linalg.inv(moved) @ fixed.affine), np.eye(4))
     np.testing.assert_allclose(there, here, atol=1e-4)
     assert np.abs(there - series.volume(1, fixed, np.eye(4))).mean() > 0.01
 

@@ -1,0 +1,29 @@
+"""Where the voxels of an image lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Voxels in space.
+
+    Attributes
+    ----------
+    shape : (int, int, int)
+    affine : ndarray, shape (4, 4)
+        Voxels to mm, RAS.
+    """
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+
+    @property
+    def points(self) -> np.ndarray:
+        """Centres of all voxels in mm, shape (3, V)."""
+        index = np.indices(self.shape).reshape(3, -1)
+        centres: np.ndarray = self.affine[:3, :3] @ index + self.affine[:3, 3:]
+        return centres
