@@ -8,6 +8,7 @@ import numpy as np
 
 from cestprep.data.template import load_template
 from cestprep.imaging.grid import Grid
+from cestprep.imaging.transforms import apply
 from cestprep.phantom import anatomy, scan
 from cestprep.physics import relaxometry
 
@@ -45,8 +46,7 @@ def recovery(seed, delays_s, voxel_mm=3.0):
 
 def brain(seed, where, pose):
     """Mask of the brain on a grid, with the head at a pose."""
-    head = np.linalg.inv(pose)
-    points = head[:3, :3] @ where.points + head[:3, 3:]
+    points = apply(np.linalg.inv(pose), where.points)
     anatomy_ = subject(seed).anatomy
     inside = scan.sample(anatomy_.brain.astype(np.float32), anatomy_.affine, points) > 0.5
     return inside.reshape(where.shape)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cestprep.bids.spec import ACQUISITION_TYPES, B1_DEFINITIONS, MAP_SUFFIXES, SERIES
+from cestprep.bids.spec import ACQUISITION_TYPES, B1_DEFINITIONS, MAP_SUFFIXES, QUANTITIES, SERIES
 from cestprep.errors import Fault, UsageError
 
 if TYPE_CHECKING:
@@ -188,8 +188,18 @@ def _image(options: argparse.Namespace) -> Any:
     return read_volume(options.image, options.variable, options.volume_axis, voxel)
 
 
+def _option(name: str) -> str:
+    """An option as it is typed."""
+    return "--" + name.replace("_", "-")
+
+
+def _given(options: argparse.Namespace, names: Iterable[str]) -> list[str]:
+    """Those of the options that were given, as they are typed."""
+    return [_option(name) for name in names if getattr(options, name) is not None]
+
+
 def _refuse(options: argparse.Namespace, names: tuple[str, ...]) -> None:
-    given = ["--" + name.replace("_", "-") for name in names if getattr(options, name) is not None]
+    given = _given(options, names)
     if given:
         what = f"is not an array, so {', '.join(given)} would change nothing"
         raise UsageError(Fault(options.image, what, "Leave it out"))
@@ -209,9 +219,8 @@ def _answer(options: argparse.Namespace, fields: Mapping[str, Any]) -> None:
             continue
         given = getattr(options, name)
         if given is not None and abs(given - value) > _AGREE * abs(value):
-            option = "--" + name.replace("_", "-")
             what = f"is {given:g}, but {field} in {options.image} is {value:g}"
-            raise UsageError(Fault(option, what, "Leave the option out, or correct it"))
+            raise UsageError(Fault(_option(name), what, "Leave the option out, or correct it"))
         setattr(options, name, float(value) if given is None else given)
 
 
@@ -229,9 +238,7 @@ _FIELDS = {
     "target": "SaturationTarget",
 }
 #: Without a sequence these describe the pulses, and no table does.
-_NEEDED = ("pulses", "pulse_duration", "pulse_shape", "target", "acquisition_type", "flip_angle")
-
-
+_PULSES = ("pulses", "pulse_duration", "pulse_shape")
 #: What a sequence says itself.
 _OF_TABLES = (
     "offsets", "offset_unit", "positive_offset", "b1", "b1_definition", "saturation_duration",
@@ -266,28 +273,34 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _check_series(options: argparse.Namespace) -> None:
+    """Options that contradict each other."""
+    beside = _given(options, _OF_TABLES)
+    if options.seq is not None and beside:
+        what = "given beside --seq, which says what was played"
+        raise UsageError(Fault(", ".join(beside), what, "Give the sequence or the tables"))
+    if options.shared and options.acq is None:
+        what = "files for all sessions need a label"
+        raise UsageError(Fault("--shared", what, "Give --acq LABEL"))
+
+
+def _needed(options: argparse.Namespace) -> list[str]:
+    """Options without which a series is not described."""
+    needed = ["target", "acquisition_type", "flip_angle"]
+    if options.seq is None:
+        needed = [*_PULSES, *needed]
+        needed += ["pulse_delay", "spin_lock"] if (options.pulses or 1) > 1 else []
+    return [*needed, "shot_interval"] if (options.shots or 1) > 1 else needed
+
+
 def _series(options: argparse.Namespace) -> int:
     from cestprep.bids.convert.dataset import prepare, write_series
     from cestprep.bids.convert.series import Questions, of_stated
     from cestprep.bids.validation.crosschecks import table_findings
 
-    needed: tuple[str, ...] = (
-        _NEEDED if options.seq is None else ("target", "acquisition_type", "flip_angle")
-    )
-    beside = [name for name in _OF_TABLES if getattr(options, name) is not None]
-    if options.seq is not None and beside:
-        given = ", ".join("--" + name.replace("_", "-") for name in beside)
-        what = "given beside --seq, which says what was played"
-        raise UsageError(Fault(given, what, "Give the sequence or the tables"))
-    if options.seq is None and (options.pulses or 1) > 1:
-        needed += ("pulse_delay", "spin_lock")
-    if (options.shots or 1) > 1:
-        needed += ("shot_interval",)
-    if options.shared and options.acq is None:
-        what = "files for all sessions need a label"
-        raise UsageError(Fault("--shared", what, "Give --acq LABEL"))
+    _check_series(options)
     image = _image(options)
-    missing = [name for name in needed if getattr(options, name) is None]
+    missing = [name for name in _needed(options) if getattr(options, name) is None]
     if len(image.shape) != 4:
         what = f"has shape {image.shape}, a series has volumes"
         raise UsageError(Fault(options.image, what, "Give --volume-axis for arrays"))
@@ -310,8 +323,8 @@ def _series(options: argparse.Namespace) -> int:
 
 
 def _question(name: str) -> Fault:
-    option = "--" + name.replace("_", "-")
-    return Fault(option, f"is not given, so {_FIELDS[name]} is unknown", "Give it; see --help")
+    what = f"is not given, so {_FIELDS[name]} is unknown"
+    return Fault(_option(name), what, "Give it; see --help")
 
 
 def _show(table: Any) -> None:
@@ -335,7 +348,7 @@ def _map(options: argparse.Namespace) -> int:
         image = type(image)(-image.get_fdata(dtype="float32"), image.affine, image.header)
     field = {} if options.field_t is None else {"MagneticFieldStrength": _plain(options.field_t)}
     fields = {"Units": options.units, **field}
-    quantity = next(q for q, suffix in MAP_SUFFIXES.items() if suffix == options.suffix)
+    quantity = QUANTITIES[options.suffix]
     where, values = options.image, image.get_fdata(dtype="float32")
     wrong = list(map_findings(where, str(where), values, fields, quantity))
     if wrong:
@@ -356,7 +369,7 @@ def _check_field_map(options: argparse.Namespace) -> None:
     what = "is not given for a field map" if is_field_map else "is of field maps only"
     mend = "Give it; see --help" if is_field_map else "Leave it out"
     if wrong:
-        raise UsageError(*(Fault("--" + n.replace("_", "-"), what, mend) for n in wrong))
+        raise UsageError(*(Fault(_option(name), what, mend) for name in wrong))
 
 
 def _magnitude(options: argparse.Namespace, like: Any) -> Any:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cestprep.imaging.transforms import apply
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -25,5 +27,4 @@ class Grid:
     def points(self) -> np.ndarray:
         """Centres of all voxels in mm, shape (3, V)."""
         index = np.indices(self.shape).reshape(3, -1)
-        centres: np.ndarray = self.affine[:3, :3] @ index + self.affine[:3, 3:]
-        return centres
+        return apply(self.affine, index)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from cestprep.imaging.resampling import geometry
 from cestprep.imaging.transforms import LPS
@@ -67,9 +68,8 @@ def register_rigid(
         In mm, RAS.
     """
     parameters = _map(options or Options(), "EulerTransform")
-    moved = fixed[0], fixed[1]
     initial = np.eye(4) if start is None else start
-    method = _run(moved, moving, mask, [parameters], initial)
+    method = _run(fixed, moving, mask, [parameters], initial)
     found = method.GetTransformParameterObject()
     last = found.GetParameterMap(found.GetNumberOfParameterMaps() - 1)
     total: np.ndarray = _rigid_matrix(last) @ initial  # elastix composes: new, then start
@@ -201,8 +201,6 @@ def _image(data: np.ndarray, affine: np.ndarray, kind: type) -> Any:
 
 def _rigid_map(matrix: np.ndarray) -> dict[str, list[str]]:
     """What elastix calls a rigid transform, about the origin."""
-    from scipy.spatial.transform import Rotation
-
     lps = LPS @ matrix @ LPS
     # ITK turns about z, x, y: R = Rz Rx Ry
     z, x, y = Rotation.from_matrix(lps[:3, :3]).as_euler("ZXY")
@@ -220,8 +218,6 @@ def _rigid_map(matrix: np.ndarray) -> dict[str, list[str]]:
 
 def _rigid_matrix(found: Any) -> np.ndarray:
     """Matrix between RAS points of elastix' rigid transform."""
-    from scipy.spatial.transform import Rotation
-
     x, y, z, *shift = (float(n) for n in found["TransformParameters"])
     centre = np.array([float(n) for n in found["CenterOfRotationPoint"]])
     turn = Rotation.from_euler("ZXY", [z, x, y]).as_matrix()

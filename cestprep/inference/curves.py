@@ -14,7 +14,16 @@ from jax import Array
 
 from cestprep.inference import linalg
 from cestprep.inference.chunks import Progress, over_chunks
-from cestprep.inference.least_squares import Options, State, minimize, normal_equations
+from cestprep.inference.least_squares import (
+    Options,
+    State,
+    at_bound,
+    best_end,
+    eye_like,
+    minimize,
+    normal_equations,
+)
+from cestprep.physics.simulate import value_and_tangents
 
 #: Signals and starting points that fit into a core's cache.
 _CHUNK = 8192
@@ -107,25 +116,21 @@ def _fit_chunk(curve: Curve, points: Array, data: Array, sd: Array) -> tuple[Arr
     def predict(u: Array) -> Array:
         return curve.predict(low + u * width, known)
 
-    def linearize(u: Array) -> tuple[Array, Array]:
-        basis = jnp.broadcast_to(jnp.eye(len(u), dtype=u.dtype)[:, :, None], (len(u), *u.shape))
-        fitted, along = jax.linearize(predict, u)
-        return fitted, jax.vmap(along)(basis)
-
     table = curve.predict(points, jnp.zeros(()))
     dof = float(data.shape[0] - len(curve.names))
+
+    linearize = partial(value_and_tangents, predict)
 
     def fit(group: tuple[Array, Array]) -> tuple[State, Array]:
         u = (_nearest(*group, data) - low) / width
         return minimize(linearize, data, u, dof, Options(max_iterations=60))
 
     ends, ended = jax.lax.map(fit, (_split(points, curve.groups), _split(table, curve.groups)))
-    best = jnp.argmin(jnp.where(jnp.isfinite(ends.cost), ends.cost, jnp.inf), axis=0)
-    end, converged = jax.tree.map(lambda x: _pick(x, best), (ends._replace(iteration=None), ended))
+    end, converged = best_end(ends, ended)
     hessian, _ = normal_equations(end.jacobian, end.residual)
     left = end.cost / max(dof, 1.0)
     variance = jnp.where(jnp.isnan(sd), left, sd**2) + _LEAST_NOISE**2
-    ridge = 12.0 * variance * jnp.broadcast_to(jnp.eye(len(hessian))[:, :, None], hessian.shape)
+    ridge = 12.0 * variance * eye_like(hessian)
     covariance = variance * linalg.inverse(hessian + ridge)  # the box adds its own information
     spread = jnp.sum((data - data.mean(axis=0)) ** 2, axis=0)
     return (
@@ -133,7 +138,7 @@ def _fit_chunk(curve: Curve, points: Array, data: Array, sd: Array) -> tuple[Arr
         jnp.sqrt(jnp.einsum("iiv->iv", covariance)) * width,
         1 - end.cost / jnp.maximum(spread, _LEAST_NOISE**2),
         converged,
-        jnp.any((end.u < 1e-3) | (end.u > 1 - 1e-3), axis=0),
+        at_bound(end.u),
         end.residual + data,
     )
 
@@ -141,12 +146,6 @@ def _fit_chunk(curve: Curve, points: Array, data: Array, sd: Array) -> tuple[Arr
 def _split(columns: Array, groups: int) -> Array:
     """Columns ``(a, m)`` in groups ``(groups, a, m / groups)``."""
     return jnp.moveaxis(columns.reshape(len(columns), groups, -1), 1, 0)
-
-
-def _pick(stacked: Array, best: Array) -> Array:
-    """Of results ``(groups, ..., V)`` the one of each voxel's best group."""
-    index = best.reshape(1, *[1] * (stacked.ndim - 2), -1)
-    return jnp.take_along_axis(stacked, index, axis=0)[0]
 
 
 def _nearest(points: Array, table: Array, data: Array) -> Array:

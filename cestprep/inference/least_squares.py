@@ -184,6 +184,23 @@ def minimize(
     return end, (end.step_sd <= options.converged_sd) & jnp.isfinite(end.cost)
 
 
+def best_end(ends: State, converged: Array) -> tuple[State, Array]:
+    """Of several runs, stacked in front, the one of least cost in each voxel."""
+    best = jnp.argmin(jnp.where(jnp.isfinite(ends.cost), ends.cost, jnp.inf), axis=0)
+
+    def pick(x: Array) -> Array:
+        index = best.reshape(1, *[1] * (x.ndim - 2), -1)
+        return jnp.take_along_axis(x, index, axis=0)[0]
+
+    picked = (pick(x) if x.ndim > 1 else jnp.max(x) for x in ends)  # a count is of no voxel
+    return State(*picked), pick(converged)
+
+
+def at_bound(u: Array) -> Array:
+    """Voxels ``(V,)`` of which a parameter is at an end of the unit box."""
+    return jnp.any((u < 1e-3) | (u > 1 - 1e-3), axis=0)
+
+
 def degrees_of_freedom(problem: InverseProblem) -> float:
     """Volumes minus fitted parameters, minus the scale that normalisation takes from the data."""
     scale = 0 if problem.normalization == "free-scale" else 1
@@ -214,8 +231,8 @@ def _covariance(
         explained = jnp.sum(hat * linalg.solve(_regular(fisher), hat[:, None])[:, 0], axis=0)
         dof = dof + 1 - n_m0 + jnp.maximum(z2 - explained, 0.0) / n_m0
     variance = (cost / dof if noise is None else noise**2) + _floor(fitted.dtype) ** 2
-    posterior = linalg.inverse(fisher + 12.0 * variance * _eye_like(fisher))
-    meat = fisher + 12.0 * variance * _eye_like(fisher)
+    posterior = linalg.inverse(fisher + 12.0 * variance * eye_like(fisher))
+    meat = fisher + 12.0 * variance * eye_like(fisher)
     if problem.normalization == "m0":
         meat = meat + hat[:, None] * hat[None] / sum(problem.protocol.is_m0)
     total = variance * _sandwich(posterior, meat)
@@ -226,12 +243,13 @@ def _covariance(
     return 0.5 * (total + jnp.swapaxes(total, 0, 1))
 
 
-def _eye_like(matrix: Array) -> Array:
+def eye_like(matrix: Array) -> Array:
+    """Unit matrices of the shape ``(p, p, V)`` of others."""
     return jnp.broadcast_to(jnp.eye(matrix.shape[0], dtype=matrix.dtype)[:, :, None], matrix.shape)
 
 
 def _regular(matrix: Array) -> Array:
-    return matrix + float(np.finfo(matrix.dtype).eps) * _eye_like(matrix)
+    return matrix + float(np.finfo(matrix.dtype).eps) * eye_like(matrix)
 
 
 def _sandwich(bread: Array, meat: Array) -> Array:
@@ -283,24 +301,18 @@ def fit_chunk(problem: InverseProblem, options: Options, given: Given) -> Fit:
         starts = jnp.clip((given.start - low) / width, 0.0, 1.0)[None]
     dof = float(degrees_of_freedom(problem))
     ends, converged = jax.lax.map(lambda u: minimize(linearize, data, u, dof, options), starts)
-    best = jnp.argmin(jnp.where(jnp.isfinite(ends.cost), ends.cost, jnp.inf), axis=0)
-
-    def pick(x: Array) -> Array:
-        index = best.reshape(1, *[1] * (x.ndim - 2), -1)
-        return jnp.take_along_axis(x, index, axis=0)[0]
-
-    u, cost, residual, jacobian = map(pick, (ends.u, ends.cost, ends.residual, ends.jacobian))
-    theta = low + u * width
+    end, converged = best_end(ends, converged)
+    theta = low + end.u * width
     tangents = problem.known_tangents(theta, known) if known.shape[0] else None
-    fitted = residual + data
+    fitted = end.residual + data
     covariance = _covariance(
-        problem, jacobian, fitted, cost, given.noise, tangents, given.known_covariance
+        problem, end.jacobian, fitted, end.cost, given.noise, tangents, given.known_covariance
     )
     return Fit(
         theta=theta,
         covariance=covariance * width[:, None] * width[None],
         fitted=fitted,
-        residual_norm=jnp.sqrt(cost),
-        converged=pick(converged) & jnp.all(jnp.isfinite(theta), axis=0),
-        at_bound=jnp.any((u < 1e-3) | (u > 1 - 1e-3), axis=0),
+        residual_norm=jnp.sqrt(end.cost),
+        converged=converged & jnp.all(jnp.isfinite(theta), axis=0),
+        at_bound=at_bound(end.u),
     )

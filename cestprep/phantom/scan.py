@@ -9,6 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from cestprep.imaging.grid import Grid
+from cestprep.imaging.transforms import apply
 from cestprep.phantom.anatomy import Anatomy
 from cestprep.phantom.smooth import smooth_field
 from cestprep.phantom.tissues import HEAD_TISSUES
@@ -89,7 +90,7 @@ def _b1(coarse: Grid, field: Callable[[float], np.ndarray]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Series:
-    """Noise-free volumes can be made from this one at a time.
+    """What makes noise-free volumes, one at a time.
 
     Attributes
     ----------
@@ -105,8 +106,7 @@ class Series:
 
     def volume(self, i: int, grid: Grid, pose: np.ndarray) -> np.ndarray:
         """Magnitude of volume ``i`` with the head at a pose (head to scanner), on a grid."""
-        head = np.linalg.inv(pose)
-        points = head[:3, :3] @ grid.points + head[:3, 3:]
+        points = apply(np.linalg.inv(pose), grid.points)
         total = np.zeros(points.shape[1], np.float32)
         for tissue, fraction in self.blurred.items():
             share = sample(fraction, self.subject.anatomy.affine, points)
@@ -121,8 +121,7 @@ def sample(
     volume: np.ndarray, affine: np.ndarray, points: np.ndarray, order: int = 1
 ) -> np.ndarray:
     """Values at points ``(3, V)`` in mm; 0 outside fractions, the nearest value elsewhere."""
-    inverse = np.linalg.inv(affine)
-    index = inverse[:3, :3] @ points + inverse[:3, 3:]
+    index = apply(np.linalg.inv(affine), points)
     found: np.ndarray = ndimage.map_coordinates(
         np.asarray(volume, np.float32), index.astype(np.float32), order=order, mode="nearest"
     )

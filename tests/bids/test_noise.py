@@ -25,11 +25,6 @@ def pristine(tmp_path_factory):
     return sessions.write(tmp_path_factory.mktemp("pristine") / "bids", shape=(16, 16, 1))
 
 
-@pytest.fixture
-def dataset(pristine, tmp_path):
-    return sessions.copy(pristine, tmp_path / "bids")
-
-
 def observed(root, stage="mt", earlier=None, **options):
     planned = sessions.plan(root, **options)
     return observe(planned, planned.stage(stage), earlier or {})

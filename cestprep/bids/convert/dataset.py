@@ -28,8 +28,8 @@ from cestprep.bids.spec import (
     DERIVATIVE_BIDSIGNORE,
     MAGNITUDE,
     MAP_FOLDERS,
-    MAP_SUFFIXES,
     MASK,
+    QUANTITIES,
     RAW_BIDSIGNORE,
     SERIES,
 )
@@ -126,8 +126,7 @@ def write_series(
 
 def write_map(place: Place, image: nib.Nifti1Image, suffix: str, fields: Mapping[str, Any]) -> Path:
     """Write a map of T1, T2, B0 or B1; returns its path."""
-    quantity = next(q for q, its in MAP_SUFFIXES.items() if its == suffix)
-    datatype = MAP_FOLDERS[quantity]
+    datatype = MAP_FOLDERS[QUANTITIES[suffix]]
     path = place.path(datatype, suffix, ".nii.gz", acq=place.acquisition, run=place.run)
     _refuse_existing(path)
     return _write(path, image, fields)

@@ -50,6 +50,7 @@ SERIES, CONTEXT, MAP, REFERENCE, NETWORK, QUALITY = (
 SPACE = REFERENCE
 #: Terms of BIDS that the program reads and writes: suffix and folder of each auxiliary map.
 MAP_SUFFIXES = {"T1": "T1map", "T2": "T2map", "B0": "fieldmap", "B1": "TB1map"}
+QUANTITIES = {suffix: quantity for quantity, suffix in MAP_SUFFIXES.items()}
 MAP_FOLDERS = {"T1": "anat", "T2": "anat", "B0": "fmap", "B1": "fmap"}
 MAGNITUDE, MASK, SEGMENTATION = "magnitude", "mask", "dseg"
 #: Series with a context table.

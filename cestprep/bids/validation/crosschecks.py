@@ -22,7 +22,7 @@ from cestprep.bids.protocols import (
 )
 from cestprep.bids.pulseq import contradictions, find_sequence, play
 from cestprep.bids.sidecars import applicable, metadata, parse_name
-from cestprep.bids.spec import CONTEXT, M0_TYPES, MAP_SUFFIXES, REFERENCE, SERIES, SPACE, TABLED
+from cestprep.bids.spec import CONTEXT, M0_TYPES, QUANTITIES, REFERENCE, SERIES, SPACE, TABLED
 from cestprep.bids.validation.finding import Finding, of_faults, relative
 from cestprep.errors import InputError
 
@@ -47,7 +47,7 @@ def findings(root: Path) -> list[Finding]:
         found += _affine(image, loaded, root)
         if suffix in TABLED and "desc" not in entities:
             found += _series(image, loaded, root, suffix)
-        if suffix in MAP_SUFFIXES.values() and "stat" not in entities:
+        if suffix in QUANTITIES and "stat" not in entities:
             found += _map(image, root, suffix)
         if entities.get("space") == SPACE or suffix == REFERENCE:
             like = grids.setdefault(image.parent.parent, (image.name, loaded))
@@ -167,7 +167,7 @@ def _sequence(
 
 
 def _map(image: Path, root: Path, suffix: str) -> Iterator[Finding]:
-    quantity = next(key for key, value in MAP_SUFFIXES.items() if value == suffix)
+    quantity = QUANTITIES[suffix]
     try:
         fields = metadata(image, root)
         values = image_data(image)
