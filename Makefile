@@ -43,6 +43,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/whole_brain.py
 
 validate: $(READY)
+	$(COMPILED) NPROC=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 	$(BIN)/python benchmarks/validate.py
 
 gpu-check: $(READY)

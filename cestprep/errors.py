@@ -28,6 +28,10 @@ class Fault:
         return f"{self.where}: {self.what}. {self.mend}."
 
 
+class Absent(Fault):
+    """Something that is not there, rather than wrong."""
+
+
 class InputError(Exception):
     """Input that cannot be used; carries one or more faults."""
 

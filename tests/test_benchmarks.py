@@ -8,11 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 FORWARD = Path(__file__).resolve().parents[1] / "benchmarks/forward.py"
 TASKS = ("forward", "jacobian2", "jacobian6", "gradient")
 CASES = [(pools, solver) for pools in (2, 3) for solver in ("reduced", "general")]
 
 
+@pytest.mark.slow
 def test_forward_reports_every_case(tmp_path):
     file = tmp_path / "speed.json"
     command = [sys.executable, FORWARD, "--quick", "--voxels", "64", "--json", file]

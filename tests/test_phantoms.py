@@ -116,6 +116,7 @@ class TestThreeTesla:
                 assert larg3t["k"][inside].mean() == pytest.approx(k, rel=0.15)
         assert checked == 4
 
+    @pytest.mark.slow
     def test_frequency_slip_of_the_published_dictionary(self, shared, larg3t, tmp_path):
         """Pool simulated at 369 Hz, RF at 383 Hz: explains part of the lower fractions."""
         raw = copy.deepcopy(load_recipe("larg-3t"))

@@ -62,6 +62,7 @@ def test_generated(recipe, tmp_path):
     assert np.median(np.abs(away)) < 1.5
 
 
+@pytest.mark.slow
 @pytest.mark.shared_data
 def test_mouse(recipe, shared, tmp_path):
     """A fit of the mean signal of these scans has about 0.4 %."""

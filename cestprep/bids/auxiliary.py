@@ -81,7 +81,7 @@ def plan_auxiliary(
             faults.append(
                 Fault(
                     files.folder,
-                    f"no {quantity} map ({suffix}) was found",
+                    f"no {quantity} map ({suffix}) was found{_elsewhere(files, suffix)}",
                     f"Add {suffix} to the dataset or give --derivatives NAME=PATH with one"
                     + (choice if quantity in NOMINAL else ""),
                 )
@@ -90,6 +90,12 @@ def plan_auxiliary(
             factor = _unit_factor(quantity, found, files.series, faults)
             sources.append(AuxiliarySource(quantity, found.image, found.sd, factor, found.dataset))
     return sources
+
+
+def _elsewhere(files: SessionFiles, suffix: str) -> str:
+    """Where the participant has such a map outside of the session, as a remark."""
+    others = sorted((files.root / f"sub-{files.subject}").rglob(f"*_{suffix}.nii*"))
+    return f" in this session, though there is {others[0]}" if others else ""
 
 
 def _unit_factor(

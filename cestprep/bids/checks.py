@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 
 from cestprep.bids.auxiliary import PLAUSIBLE, UNITS, AuxiliarySource, usable_auxiliary
-from cestprep.bids.files import image_data, load_image, same_grid
+from cestprep.bids.files import grid_difference, image_data, load_image, same_grid
 from cestprep.bids.regions import check_region
 from cestprep.bids.session import Region, Series
 from cestprep.errors import Fault, InputError
@@ -75,14 +75,13 @@ def _check_grids(
     if first is not None and len(images) > 1 and len(away) == len(images):
         path, image = first
         if all(same_grid(image, other) for other in away.values()):
-            what = f"its grid {mask.shape} differs from that of all images, such as {path.name}"
-            shown = f"{what} {image.shape[:3]}, in shape or affine"
+            what = f"is not on the grid of any image, such as {path.name}"
+            shown = f"{what}: {grid_difference(mask, image)}"
             return [Fault(mask_path, shown, "Give a mask on the grid of the images")]
     return [
         Fault(
             path,
-            f"its grid {image.shape[:3]} differs from that of {mask_path.name} {mask.shape} "
-            "in shape or affine",
+            f"is not on the grid of {mask_path.name}: {grid_difference(image, mask)}",
             mend,
         )
         for path, image in away.items()

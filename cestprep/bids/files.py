@@ -6,16 +6,18 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import voxel_sizes
 from nibabel.filebasedimages import ImageFileError
 
 from cestprep.errors import Fault, InputError
+from cestprep.imaging.grid import Grid
 
 
 @contextmanager
@@ -130,7 +132,7 @@ def load_image(path: Path) -> nib.Nifti1Image:
     Raises
     ------
     InputError
-        If it is missing, truncated or no NIfTI image.
+        If it is missing, truncated, no NIfTI image or has voxels of no place or plausible size.
     """
     try:
         image = nib.load(path)
@@ -138,6 +140,9 @@ def load_image(path: Path) -> nib.Nifti1Image:
             raise ImageFileError("not a NIfTI image")
         if image.get_data_dtype().kind not in "iuf":
             raise ImageFileError(f"values of type {image.get_data_dtype()}, expected real numbers")
+        odd = _misplaced(image)
+        if odd:
+            raise ImageFileError(odd)
         image.get_fdata(dtype=np.float32)
     except Exception as exc:  # what nibabel, gzip and zlib raise on bad files is an open list
         reason = str(exc).split("\n")[0] or type(exc).__name__
@@ -147,18 +152,52 @@ def load_image(path: Path) -> nib.Nifti1Image:
     return image
 
 
+#: Plausible sides of a voxel, in mm.
+_VOXEL_MM = (0.005, 200.0)
+
+
+def _misplaced(image: nib.Nifti1Image) -> str | None:
+    """What is wrong with place and size of an image's voxels, if anything."""
+    if not np.isfinite(image.affine).all() or not np.linalg.det(image.affine[:3, :3]):
+        return "its affine is singular or not finite, so its voxels have no place"
+    sides = voxel_sizes(image.affine)
+    if sides.min() < _VOXEL_MM[0] or sides.max() > _VOXEL_MM[1]:
+        return f"voxels of {_times(sides)} mm are not plausible"
+    unit = image.header.get_xyzt_units()[0]
+    return None if unit in ("mm", "unknown") else f"lengths are in {unit}, expected mm"
+
+
 def image_data(path: Path) -> np.ndarray:
     """Voxel values of a NIfTI image as float32 (see `load_image`)."""
     data: np.ndarray = load_image(path).get_fdata(dtype=np.float32)
     return data
 
 
-def same_grid(a: nib.Nifti1Image, b: nib.Nifti1Image) -> bool:
+def same_grid(a: nib.Nifti1Image | Grid, b: nib.Nifti1Image | Grid) -> bool:
     """Whether two images share shape (first three axes) and affine (to 0.01 mm at the corners)."""
+    return grid_difference(a, b) is None
+
+
+def grid_difference(a: nib.Nifti1Image | Grid, b: nib.Nifti1Image | Grid) -> str | None:
+    """How the grids of two images differ (see `same_grid`), in words; None if they do not."""
     if a.shape[:3] != b.shape[:3]:
-        return False
+        return f"{_times(a.shape[:3])} voxels instead of {_times(b.shape[:3])}"
     corner = np.diag([*a.shape[:3], 1.0])
     corner[:3, 3] = 0
     corners = np.concatenate([corner, np.eye(4)[:, 3:]], axis=1)
     corners[3] = 1
-    return bool(np.allclose(a.affine @ corners, b.affine @ corners, atol=0.01))
+    away = float(np.abs(a.affine @ corners - b.affine @ corners).max())
+    if away <= _SAME_MM:
+        return None
+    own, other = voxel_sizes(a.affine), voxel_sizes(b.affine)
+    if not np.allclose(own, other, rtol=1e-3):
+        return f"voxels of {_times(own)} mm instead of {_times(other)}"
+    return f"its affine places voxels up to {away:.3g} mm elsewhere"
+
+
+#: Places closer than this (mm) are the same.
+_SAME_MM = 0.01
+
+
+def _times(numbers: Iterable[float]) -> str:
+    return " x ".join(f"{number:.4g}" for number in numbers)

@@ -240,7 +240,7 @@ def _plan_stage(
                 files.folder,
                 f"stage '{stage.name}' needs one series with SaturationTarget '{stage.target}', "
                 f"found {len(found)} (series and their targets: {others or 'none at all'})",
-                "Set SaturationTarget in the sidecars"
+                "Add it, set SaturationTarget in its sidecar, or give a recipe without this stage"
                 if not found
                 else "Repeated series are not handled yet: keep one of them in the dataset",
             )

@@ -11,9 +11,17 @@ from cestprep.bids.derivatives import Sink
 from cestprep.bids.files import copy_file, image_data, load_image, write_image, write_json
 from cestprep.bids.plan import SessionPlan, StagePlan
 from cestprep.bids.sidecars import companion
-from cestprep.bids.spec import CONTEXT, MAGNITUDE, MAP_FOLDERS, MAP_SUFFIXES, MASK, SERIES, SPACE
+from cestprep.bids.spec import (
+    CONTEXT,
+    MAGNITUDE,
+    MAP_FOLDERS,
+    MAP_SUFFIXES,
+    MASK,
+    PREPROCESSED,
+    SERIES,
+    SPACE,
+)
 
-DESCRIPTION = "preproc"
 #: Units the maps are written in, by quantity, and the factor to them from package units; None: the
 #: scanner frequency.
 _WRITTEN = {"T1": ("s", 1.0), "T2": ("s", 1.0), "B0": ("Hz", None), "B1": ("percent", 100.0)}
@@ -43,7 +51,7 @@ def _write_series(
 ) -> list[Path]:
     image, context = plan.series.image, plan.series.context
     assert context is not None  # plans have one
-    path = sink.path(session, SERIES, **plan.entities, space=SPACE, desc=DESCRIPTION)
+    path = sink.path(session, SERIES, **plan.entities, space=SPACE, desc=PREPROCESSED)
     table = sink.path(session, CONTEXT, ".tsv", **plan.entities)
     copy_file(context, table)
     about = {**plan.series.fields, **fields, "Sources": [sink.uri(image)]}

@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 import numpy as np
 import pandas as pd
 
-from cestprep.bids.pulseq import played_rows
+from cestprep.bids.pulseq import FREQUENCY_TOLERANCE, played_rows
 from cestprep.bids.spec import (
     B1_DEFINITIONS,
     CONTEXT_COLUMNS,
@@ -18,7 +18,7 @@ from cestprep.bids.spec import (
     OPTIONAL_COLUMNS,
     VOLUME_TYPES,
 )
-from cestprep.errors import Fault, InputError
+from cestprep.errors import Absent, Fault, InputError
 from cestprep.physics.constants import GAMMA_HZ_PER_UT
 from cestprep.physics.protocol import Block, Protocol, Readout, Recovery, Saturation, Spoil
 from cestprep.physics.pulseq_protocol import simplified
@@ -28,8 +28,6 @@ KNOWN_COLUMNS = (*CONTEXT_COLUMNS, *OPTIONAL_COLUMNS)
 SIGNED_COLUMNS = ("saturation_offset", "saturation_frequency")
 #: Relative agreement asked of a table's duration with pulses and delays.
 DURATION_TOLERANCE = 1e-3
-#: Relative agreement asked of scanner frequency and field strength.
-FREQUENCY_TOLERANCE = 0.05
 #: Beyond these, a saturated volume's numbers are taken for another unit (Hz, T) and refused.
 LARGEST_OFFSET_PPM = 200.0
 LARGEST_B1_UT = 100.0
@@ -114,19 +112,24 @@ class _Sidecar:
             )
             self.row_fault(number, what, "Make the two columns agree")
 
-    def fault(self, what: str, mend: str) -> None:
-        self.faults.append(Fault(self.where, what, mend))
+    def fault(self, what: str, mend: str, key: str | None = None) -> None:
+        """Note what is wrong, or that the field ``key`` is not there."""
+        absent = key is not None and self.fields.get(key) is None
+        self.faults.append((Absent if absent else Fault)(self.where, what, mend))
 
     def number(self, key: str, unit: str, mend: str, default: float | None = None) -> float:
         value = self.fields.get(key, default)
         if is_number(value) and value >= 0:
             return float(value)
         found = "is missing" if value is None else f"is {value!r}"
-        self.fault(f"{key} {found}, expected a number in {unit}", mend)
+        self.fault(f"{key} {found}, expected a number in {unit}", mend, key)
         return 1.0
 
     def count(self, key: str, unit: str, mend: str) -> int:
+        before = len(self.faults)
         value = self.number(key, unit, mend)
+        if len(self.faults) > before:
+            return 1
         if value < 1 or not value.is_integer():
             self.fault(f"{key} is {self.fields.get(key)!r}, expected a whole number above 0", mend)
             return 1
@@ -136,7 +139,7 @@ class _Sidecar:
         value = self.fields.get(key)
         if value not in choices:
             found = "is missing" if value is None else f"is {value!r}"
-            self.fault(f"{key} {found}, expected one of {', '.join(choices)}", mend)
+            self.fault(f"{key} {found}, expected one of {', '.join(choices)}", mend, key)
             return choices[0]
         return str(value)
 
@@ -186,16 +189,24 @@ def build_protocol(
     side = _Sidecar(fields, where)
     frequency = frequency_mhz(fields)
     if frequency is None:
+        key = "ImagingFrequency" if "ImagingFrequency" in fields else "SpectrometerFrequency"
+        key = "SpectrometerFrequency" if "SpectrometerFrequency" in fields else key
+        found = "is missing" if fields.get(key) is None else f"is {fields[key]!r}"
         side.fault(
-            "SpectrometerFrequency is missing, so ppm have no reference",
+            f"{key} {found}, so ppm have no reference",
             "Write the scanner frequency in MHz into the sidecar (about 123.2 on a 3 T scanner)",
+            key,
         )
     else:
         _check_frequency(side, frequency)
     _check_m0(side, table, context)
     readout = _readout(side)
-    pulses = _Pulses.of(side) if played is None else None
-    definition = str(fields.get("SaturationB1Definition"))
+    definition = side.choice(
+        "SaturationB1Definition",
+        B1_DEFINITIONS,
+        "Say what saturation_b1 means: rms, mean or peak of one pulse, or cwpe of the module",
+    )
+    pulses = _Pulses.of(side, definition) if played is None else None
     own_blocks = {
         row.number: row.blocks(definition) for row in (played and played_rows(table, played)) or ()
     }
@@ -279,46 +290,48 @@ class _Pulses:
     """Pulse train of a series as its sidecar describes it."""
 
     def __init__(
-        self, count: int, duration: float, delay: float, lock: bool, to_rms: float
+        self, count: int, duration: float, delay: float, lock: bool, to_rms: float, known: bool
     ) -> None:
         self.count, self.duration, self.delay = count, duration, delay
         self.lock, self.to_rms = lock, to_rms
+        self.known = known  # whether count, duration and delay are the sidecar's
 
     @classmethod
-    def of(cls, side: _Sidecar) -> _Pulses:
+    def of(cls, side: _Sidecar, definition: str) -> _Pulses:
         mend = "Describe the saturation pulses in the sidecar (CEST-BIDS 1.2)"
+        before = len(side.faults)
         count = side.count("MTNumberOfPulses", "pulses", mend)
         duration = side.number("MTPulseDuration", "s", mend)
         delay = side.number("SaturationPulseDelay", "s", mend, default=0.0 if count <= 1 else None)
+        known = len(side.faults) == before
         shape = side.fields.get("MTPulseShape")
         if shape != "HARD":
             side.fault(
                 f"MTPulseShape is {shape!r}; only HARD (rectangular) pulses can be told by a table",
                 "Store the .seq file that was played beside the image, or write HARD (rectangular)",
+                "MTPulseShape",
             )
         lock = side.fields.get("SaturationSpinLock", None if count > 1 else False)
         if not isinstance(lock, bool):
             found = "is missing" if lock is None else f"is {lock!r}"
             side.fault(
-                f"SaturationSpinLock {found}", "Write true if tips enclose each pulse, else false"
+                f"SaturationSpinLock {found}",
+                "Write true if tips enclose each pulse, else false",
+                "SaturationSpinLock",
             )
         if duration <= 0:
             side.fault("MTPulseDuration is 0", mend)
-            duration = 1.0
-        definition = side.choice(
-            "SaturationB1Definition",
-            B1_DEFINITIONS,
-            "Say what saturation_b1 means: rms, mean or peak of one pulse, or cwpe of the module",
-        )
+            duration, known = 1.0, False
         duty = count * duration / (count * duration + (count - 1) * delay)
         # a rectangular pulse has one amplitude; cwpe is its rms over the whole module
-        return cls(count, duration, delay, bool(lock), duty**-0.5 if definition == "cwpe" else 1.0)
+        to_rms = duty**-0.5 if definition == "cwpe" else 1.0
+        return cls(count, duration, delay, bool(lock), to_rms, known)
 
     def check_duration(self, table: pd.DataFrame, side: _Sidecar) -> None:
         """A single pulse may differ in length between rows, but not from the sidecar in all."""
         durations = table.loc[table["volume_type"] == "saturated", "saturation_duration"]
         away = (durations - self.duration).abs() > DURATION_TOLERANCE * self.duration
-        if self.count == 1 and len(durations) and away.all():
+        if self.known and self.count == 1 and len(durations) and away.all():
             side.fault(
                 f"MTPulseDuration is {self.duration:g} s, which no saturation_duration equals",
                 "Make table and sidecar agree",
@@ -345,7 +358,7 @@ class _Pulses:
         count = self.count if pd.isna(own) else int(own)
         duration = float(total) if count == 1 else self.duration
         expected = count * duration + (count - 1) * self.delay
-        if abs(expected - total) > DURATION_TOLERANCE * total:
+        if self.known and abs(expected - total) > DURATION_TOLERANCE * total:
             what = (
                 f"saturation_duration is {total:g} s, but {count} pulses of {duration:g} s with "
                 f"{self.delay:g} s between take {expected:g} s"

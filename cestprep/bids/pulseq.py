@@ -7,6 +7,7 @@ timing (CEST-BIDS 1.1); where they contradict each other nothing is chosen.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,16 @@ import pandas as pd
 from cestprep.bids.sidecars import companion
 from cestprep.errors import Fault, InputError
 from cestprep.physics.protocol import Block, Protocol, Pulse, Recovery, Spoil, Volume
-from cestprep.physics.pulseq import PulseqError, parse
-from cestprep.physics.pulseq_protocol import NOTHING, Prepared, prepared, protocol_of
+from cestprep.physics.pulseq import PulseqSequence, parse
+from cestprep.physics.pulseq_protocol import NOTHING, Prepared, frequency_of, prepared, protocol_of
+from cestprep.physics.pulseq_protocol import contradictions as definition_contradictions
 
 #: Agreement asked of table and sequence: of offsets (ppm), and relative of B1 and times.
 OFFSET_PPM, RELATIVE = 2e-3, 5e-3
 #: Times closer than this (s) are alike: spoilers and dead times count to one side or the other.
 ALIKE_S = 0.02
+#: Relative agreement asked of a scanner frequency with a field strength or with a sequence.
+FREQUENCY_TOLERANCE = 0.05
 #: Definitions of B1, by what of `Prepared` they are.
 _B1 = {"rms": "b1_rms_ut", "mean": "b1_mean_ut", "peak": "b1_peak_ut", "cwpe": "b1_cwpe_ut"}
 
@@ -41,10 +45,26 @@ def find_sequence(image: Path, root: Path, fields: Mapping[str, Any]) -> Path | 
     if beside.exists() or uri is None:
         return beside if beside.exists() else None
     named = root / str(uri).removeprefix("bids::")
-    if not (str(uri).startswith("bids::") and named.is_file()):
+    try:
+        there = str(uri).startswith("bids::") and named.is_file()
+    except (OSError, ValueError):  # no name a file can have
+        there = False
+    if not there:
         what = f"PulseqFile is {uri!r}, which names no file of the dataset"
         raise InputError(Fault(image, what, "Write bids::<path in the dataset>, or copy the file"))
     return named
+
+
+def read_sequence(path: Path) -> PulseqSequence:
+    """Content of a sequence file.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    with _usable(path):
+        return parse(path.read_text("utf-8"))
 
 
 def play(path: Path, frequency_mhz: float) -> Protocol:
@@ -55,10 +75,38 @@ def play(path: Path, frequency_mhz: float) -> Protocol:
     InputError
         If it cannot be read or does what cannot be simulated.
     """
+    sequence = read_sequence(path)
+    with _usable(path):
+        return protocol_of(sequence, frequency_mhz)
+
+
+@contextmanager
+def _usable(path: Path) -> Iterator[None]:
     try:
-        return protocol_of(parse(path.read_text("utf-8")), frequency_mhz)
-    except (OSError, UnicodeDecodeError, PulseqError) as exc:
-        raise InputError(Fault(path, f"cannot be used ({exc})", "Export the file again")) from None
+        yield
+    except (OSError, ValueError, ArithmeticError) as exc:  # ValueError: text, numbers, PulseqError
+        reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        fault = Fault(path, f"cannot be used ({reason})", "Export the file again")
+        raise InputError(fault) from None
+
+
+def other_field(path: Path, frequency_mhz: float) -> str | None:
+    """What a sequence says of its frequency that makes it one for another field, if anything.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    own = frequency_of(read_sequence(path))
+    if own is None or abs(own - frequency_mhz) <= FREQUENCY_TOLERANCE * frequency_mhz:
+        return None
+    return f"is written for {own:.6g} MHz, the scanner frequency is {frequency_mhz:.6g} MHz"
+
+
+def remarks(path: Path, played: Protocol) -> tuple[str, ...]:
+    """Where a sequence's definitions are not what it plays, a sentence each; events count."""
+    return definition_contradictions(read_sequence(path), played)
 
 
 @dataclass(frozen=True)
@@ -123,9 +171,11 @@ def conflicts(table: pd.DataFrame, fields: Mapping[str, Any], played: Protocol) 
 def contradictions(
     path: Path, table: pd.DataFrame, fields: Mapping[str, Any], played: Protocol
 ) -> list[Fault]:
-    """What `conflicts` finds, as faults of the sequence file."""
+    """What `conflicts` and `other_field` find, as faults of the sequence file."""
     mend = "Store the sequence that was played, or correct table and sidecar"
-    return [Fault(path, text, mend) for text in conflicts(table, fields, played)]
+    other = other_field(path, played.frequency_mhz)
+    texts = [*([other] if other else []), *conflicts(table, fields, played)]
+    return [Fault(path, text, mend) for text in texts]
 
 
 def played_rows(table: pd.DataFrame, played: Protocol) -> list[PlayedRow] | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cestprep.bids.spec import ACQUISITION_TYPES, B1_DEFINITIONS, MAP_SUFFIXES, QUANTITIES, SERIES
+from cestprep.bids.spec import ACQUISITION_TYPES, B1_DEFINITIONS, MAP_SUFFIXES
 from cestprep.errors import Fault, UsageError
 
 if TYPE_CHECKING:
@@ -69,8 +69,12 @@ def _kind(kinds: Any, name: str, text: str) -> argparse.ArgumentParser:
     parser.add_argument("--variable", metavar="NAME", help="array of a .mat file")
     parser.add_argument("--volume-axis", type=int, metavar="AXIS",
                         help="of an array: axis of the volumes, from 0")  # fmt: skip
-    parser.add_argument("--voxel-mm", type=_positive, nargs=3, metavar=("X", "Y", "Z"),
-                        help="of an array: voxel size")  # fmt: skip
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--voxel-mm", type=_positive, nargs=3, metavar=("X", "Y", "Z"),
+                      help="of an array: voxel size")  # fmt: skip
+    size.add_argument("--like", type=Path, metavar="IMAGE",
+                      help="of an array: NIfTI image on the same voxels, for size, place and "
+                      "orientation")  # fmt: skip
     return parser
 
 
@@ -97,11 +101,12 @@ def _add_series(parser: argparse.ArgumentParser) -> None:
         "--frequency-mhz", type=_positive, metavar="MHZ", help="scanner frequency, reference of ppm"
     )
     add("--field-t", type=_positive, metavar="T", help="field strength")
-    add("--target", nargs="+", metavar="POOL", help="semisolid, amide, rNOE, ...")
+    add("--target", nargs="+", type=_word, metavar="POOL", help="semisolid, amide, rNOE, ...")
     add("--acquisition-type", choices=ACQUISITION_TYPES)
     add("--pulses", type=_count, metavar="N", help="pulses of the saturation module")
     add("--pulse-duration", type=_positive, metavar="S")
-    add("--pulse-shape", metavar="NAME", help="HARD, GAUSSIAN, ...")
+    add("--pulse-shape", choices=("HARD",), type=str.upper,
+        help="rectangular pulses; others need their sequence: --seq")  # fmt: skip
     add("--pulse-delay", type=_number, metavar="S", help="from the end of a pulse to the next")
     add("--spin-lock", action=argparse.BooleanOptionalAction, help="tips around each pulse")
     add("--flip-angle", type=_number, metavar="DEG", help="of the readout")
@@ -135,8 +140,14 @@ def _positive(text: str) -> float:
     return value
 
 
+def _word(text: str) -> str:
+    if not (text.isascii() and text.replace("-", "").replace(".", "").isalnum()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a pool")
+    return text
+
+
 def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text)):
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text)):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
@@ -177,7 +188,7 @@ def _image(options: argparse.Namespace) -> Any:
     from cestprep.bids.convert.source import is_array, read_volume
 
     if not is_array(options.image):
-        _refuse(options, ("variable", "volume_axis", "voxel_mm"))
+        _refuse(options, ("variable", "volume_axis", "voxel_mm", "like"))
     if options.image.is_dir():
         read = read_bruker if is_bruker(options.image) else read_dicom
         image, fields = read(options.image)
@@ -185,7 +196,8 @@ def _image(options: argparse.Namespace) -> Any:
         return image
 
     voxel = None if options.voxel_mm is None else tuple(options.voxel_mm)
-    return read_volume(options.image, options.variable, options.volume_axis, voxel)
+    axis, like = options.volume_axis, options.like
+    return read_volume(options.image, options.variable, axis, voxel, like)
 
 
 def _option(name: str) -> str:
@@ -213,15 +225,19 @@ def _answer(options: argparse.Namespace, fields: Mapping[str, Any]) -> None:
     UsageError
         Naming both numbers.
     """
+    from cestprep.bids.protocols import is_number
+
     for name, field in _HEADERS.items():
         value = fields.get(field)
-        if not isinstance(value, int | float) or not hasattr(options, name):
-            continue
+        if not (is_number(value) and value > 0 and hasattr(options, name)):
+            continue  # headers hold 0 for unknown
         given = getattr(options, name)
         if given is not None and abs(given - value) > _AGREE * abs(value):
             what = f"is {given:g}, but {field} in {options.image} is {value:g}"
             raise UsageError(Fault(_option(name), what, "Leave the option out, or correct it"))
-        setattr(options, name, float(value) if given is None else given)
+        if given is None:
+            print(f"{_option(name)} {value:g}: {field} of {options.image}")
+            setattr(options, name, float(value))
 
 
 #: Sidecar field of each option of a series.
@@ -237,6 +253,13 @@ _FIELDS = {
     "shot_interval": "RepetitionTimeExcitation",
     "target": "SaturationTarget",
 }
+#: Fields that options of this command state: nobody else may.
+_STATED = (
+    *_FIELDS.values(), "MagneticFieldStrength", "SpectrometerFrequency", "ImagingFrequency",
+    "M0Type", "SaturationB1Definition", "PulseqFile", "Units",
+)  # fmt: skip
+#: Where some pools resonate, in ppm from water.
+_SIDES = {"amide": (2.0, 5.0), "rNOE": (-5.0, -1.0)}
 #: Without a sequence these describe the pulses, and no table does.
 _PULSES = ("pulses", "pulse_duration", "pulse_shape")
 #: What a sequence says itself.
@@ -294,9 +317,8 @@ def _needed(options: argparse.Namespace) -> list[str]:
 
 
 def _series(options: argparse.Namespace) -> int:
-    from cestprep.bids.convert.dataset import prepare, write_series
+    from cestprep.bids.convert.dataset import write_series
     from cestprep.bids.convert.series import Questions, of_stated
-    from cestprep.bids.validation.crosschecks import table_findings
 
     _check_series(options)
     image = _image(options)
@@ -310,16 +332,67 @@ def _series(options: argparse.Namespace) -> int:
     except Questions as asked:
         _show(asked.table)
         raise UsageError(*asked.faults, *ask) from None
-    wrong = table_findings("the table", str(options.image), series.table, series.fields, SERIES)
-    if ask or wrong:
+    if ask:
         _show(series.table)
-        raise UsageError(*ask, *(finding.as_fault() for finding in wrong))
-    prepare(options.dataset, "raw", "CEST series")
-    for path in write_series(_place(options), image, series, options.seq, shared=options.shared):
-        print(path)
-    for sentence in series.unsaid:
-        print(f"Only {options.seq.name} says: {sentence}")
+        raise UsageError(*ask)
+    try:
+        written = _add(
+            options,
+            ("raw", "CEST series"),
+            lambda place: write_series(place, image, series, options.seq, shared=options.shared),
+            series.fields,
+        )
+    except UsageError:
+        _show(series.table)
+        raise
+    for line in (*written, *series.notes, *_summary(options, series.table)):
+        print(line)
     return 0
+
+
+def _add(
+    options: argparse.Namespace,
+    kind: tuple[str, str],
+    write: Callable[[Place], list[Path]],
+    fields: Mapping[str, Any],
+) -> list[str]:
+    """Write files aside, look at them as validation does, move them into the dataset.
+
+    Returns
+    -------
+    list of str
+        Paths written and warnings.
+    """
+    from cestprep.bids.convert.dataset import is_new, write_description
+    from cestprep.bids.convert.staging import staged
+
+    new = is_new(options.dataset, kind[0])
+    with staged(_place(options)) as stage:
+        files = write_description(stage.place.root, *kind) if new else []
+        files += write(stage.place)
+        stage.check_inherited(files[-1], fields, _STATED)
+        warnings = stage.check()
+        shown = [str(path) for path in stage.publish(files)]
+    return [*shown, *(f"{w.file}: {w.what}. {w.mend}." for w in warnings)]
+
+
+def _summary(options: argparse.Namespace, table: Any) -> Iterator[str]:
+    """The table in a line, and what it probably should not be."""
+    from cestprep.data import recipe_targets
+
+    saturated = table[table["volume_type"] == "saturated"]
+    offsets, b1 = saturated["saturation_offset"], saturated["saturation_b1"]
+    yield (
+        f"{len(table)} volumes, {len(table) - len(saturated)} of them references; offsets "
+        f"{offsets.min():.4g} to {offsets.max():.4g} ppm, B1 {b1.min():.4g} to {b1.max():.4g} uT."
+    )
+    for target in options.target:
+        if target not in recipe_targets():
+            known = ", ".join(recipe_targets())
+            yield f"note: no packaged recipe is for --target {target}; they are for {known}."
+        low, high = _SIDES.get(target, (-math.inf, math.inf))
+        if not ((offsets > low) & (offsets < high)).any():
+            yield f"note: no offset lies between {low:g} and {high:g} ppm, where {target} is."
 
 
 def _question(name: str) -> Fault:
@@ -334,8 +407,7 @@ def _show(table: Any) -> None:
 
 
 def _map(options: argparse.Namespace) -> int:
-    from cestprep.bids.convert.dataset import prepare, write_magnitude, write_map
-    from cestprep.bids.validation.crosschecks import map_findings
+    from cestprep.bids.convert.dataset import write_magnitude, write_map
 
     known = _MAPS[options.suffix]
     if options.units not in known:
@@ -348,16 +420,13 @@ def _map(options: argparse.Namespace) -> int:
         image = type(image)(-image.get_fdata(dtype="float32"), image.affine, image.header)
     field = {} if options.field_t is None else {"MagneticFieldStrength": _plain(options.field_t)}
     fields = {"Units": options.units, **field}
-    quantity = QUANTITIES[options.suffix]
-    where, values = options.image, image.get_fdata(dtype="float32")
-    wrong = list(map_findings(where, str(where), values, fields, quantity))
-    if wrong:
-        raise UsageError(*(finding.as_fault() for finding in wrong))
-    magnitude = None if options.magnitude is None else _magnitude(options, image)
-    prepare(options.dataset, "raw", "CEST series")
-    print(write_map(_place(options), image, options.suffix, fields))
-    if magnitude is not None:
-        print(write_magnitude(_place(options), magnitude))
+    magnitude = None if options.magnitude is None else _magnitude(options)
+
+    def write(place: Place) -> list[Path]:
+        before = [] if magnitude is None else [write_magnitude(place, magnitude)]
+        return [*before, *write_map(place, image, options.suffix, fields)]
+
+    print("\n".join(_add(options, ("raw", "CEST series"), write, fields)))
     return 0
 
 
@@ -372,18 +441,14 @@ def _check_field_map(options: argparse.Namespace) -> None:
         raise UsageError(*(Fault(_option(name), what, mend) for name in wrong))
 
 
-def _magnitude(options: argparse.Namespace, like: Any) -> Any:
-    image = _image(argparse.Namespace(**{**vars(options), "image": options.magnitude}))
-    if image.shape != like.shape:
-        what = f"has shape {image.shape}, the map has {like.shape}"
-        raise UsageError(Fault(options.magnitude, what, "Give the image the map was made from"))
-    return image
+def _magnitude(options: argparse.Namespace) -> Any:
+    return _image(argparse.Namespace(**{**vars(options), "image": options.magnitude}))
 
 
 def _mask(options: argparse.Namespace) -> int:
     import numpy as np
 
-    from cestprep.bids.convert.dataset import prepare, write_mask
+    from cestprep.bids.convert.dataset import write_mask
 
     image = _image(options)
     _check_3d(options, image)
@@ -391,8 +456,11 @@ def _mask(options: argparse.Namespace) -> int:
     if not {1} <= set(values) <= {0, 1}:
         what = f"holds values from {values[0]:g} to {values[-1]:g}, a mask has 0 and 1"
         raise UsageError(Fault(options.image, what, "Give 1 inside, 0 outside"))
-    prepare(options.dataset, "derivative", "Masks")
-    print(write_mask(_place(options), image, options.label))
+
+    def write(place: Place) -> list[Path]:
+        return write_mask(place, image, options.label)
+
+    print("\n".join(_add(options, ("derivative", "Masks"), write, {})))
     return 0
 
 

@@ -90,10 +90,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     except InputError as exc:
         return say_faults("cestprep-tools", exc)
+    except KeyboardInterrupt:
+        print("cestprep-tools: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     except OSError as exc:
-        if exc.filename is None:
+        if exc.errno is None:
             return internal_error("cestprep-tools", exc)
-        fault = Fault(str(exc.filename), f"cannot be read or written ({exc.strerror})", _MEND)
+        where = "a file" if exc.filename is None else str(exc.filename)
+        fault = Fault(where, f"cannot be read or written ({exc.strerror})", _MEND)
         return say_faults("cestprep-tools", InputError(fault))
     except Exception as exc:
         return internal_error("cestprep-tools", exc)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cestprep.bids.spec import PREPROCESSED
 from cestprep.cli.device import add_device_option
 from cestprep.cli.parser import add_method_option, checked_options, distinct, seed
 from cestprep.data import recipe_names
@@ -157,7 +158,6 @@ def _sessions(options: argparse.Namespace) -> list[SessionPlan]:
         If one of them cannot be used.
     """
     from cestprep.bids.plan import plan_session
-    from cestprep.bids.preprocessed import DESCRIPTION
     from cestprep.bids.session import choose_sessions, list_sessions, make_layout, select_session
     from cestprep.data import load_recipe
     from cestprep.inference import methods
@@ -174,7 +174,7 @@ def _sessions(options: argparse.Namespace) -> list[SessionPlan]:
     for subject, session in chosen:
         try:
             files = select_session(
-                layout, {"preprocessed": layout}, subject, session, recipe.mask, DESCRIPTION
+                layout, {"preprocessed": layout}, subject, session, recipe.mask, PREPROCESSED
             )
             plans.append(
                 plan_session(

@@ -6,12 +6,15 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cestprep.errors import Fault, UsageError
 
+if TYPE_CHECKING:
+    from cestprep.bids.validation import Report
+
 _WITHOUT = (
-    "note: the official validator is not installed (pip install 'cestprep[validate]'); names, "
+    "note: the official validator did not judge (pip install 'cestprep[validate]'); names, "
     "required fields and cross-checks were looked at, the rest of BIDS was not"
 )
 
@@ -27,7 +30,9 @@ def add_validate(commands: Any) -> None:
     )
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="top folder of the dataset")
     parser.add_argument("--json", action="store_true", help="print findings as JSON")
-    parser.add_argument("--warnings", action="store_true", help="print warnings too")
+    parser.add_argument(
+        "--warnings", action="store_true", help="print also which recommended fields are missing"
+    )
     parser.add_argument(
         "--stock",
         action="store_true",
@@ -46,15 +51,28 @@ def _validate(options: argparse.Namespace) -> int:
         what = "holds neither dataset_description.json nor sub-<label>"
         raise UsageError(Fault(root, what, "Give the top folder of a dataset"))
     report = validate(root.resolve(), stock=options.stock)
-    errors, total = len(report.errors), len(report.findings)
-    shown = report.findings if options.warnings or options.json else report.errors
+    errors = len(report.errors)
     if options.json:
-        found = [finding.as_dict() for finding in shown]
+        found = [finding.as_dict() for finding in report.findings]
         print(json.dumps({"official": report.official, "findings": found}, indent=1))
     else:
-        for finding in shown:
-            print(finding)
-        print(f"{root}: {errors} errors, {total - errors} warnings")
+        _print(root, report, advice=options.warnings)
     if not report.official:
         print(_WITHOUT, file=sys.stderr)
     return int(errors > 0)
+
+
+def _print(root: Path, report: Report, *, advice: bool) -> None:
+    """Errors and warnings one by one, advice by the field it is about."""
+    for finding in (*report.errors, *report.warnings):
+        print(finding)
+    fields: dict[str, list[str]] = {}
+    for finding in report.findings:
+        if finding.is_advice:
+            fields.setdefault(finding.rule, []).append(finding.file)
+    for rule, files in fields.items() if advice else ():
+        others = f" and {len(files) - 1} more" if len(files) > 1 else ""
+        print(f"advice {rule}: {files[0]}{others}")
+    hint = "" if advice or not fields else " (--warnings lists them)"
+    print(f"{root}: {len(report.errors)} errors, {len(report.warnings)} warnings, "
+          f"{len(fields)} recommended fields missing{hint}")  # fmt: skip

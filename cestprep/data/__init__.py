@@ -15,6 +15,14 @@ def recipe_names() -> tuple[str, ...]:
     return tuple(sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml")))
 
 
+def recipe_targets() -> tuple[str, ...]:
+    """Pools that stages of the packaged recipes look for in ``SaturationTarget``."""
+    from cestprep.inference.recipe import Recipe
+
+    recipes = [Recipe.from_mapping(load_recipe(name)) for name in recipe_names()]
+    return tuple(sorted({stage.target for recipe in recipes for stage in recipe.stages}))
+
+
 def recipe_text(name_or_path: str) -> str:
     """YAML text of a packaged recipe or of a file.
 

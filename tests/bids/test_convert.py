@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 from pathlib import Path
 
 import commands
@@ -190,6 +192,7 @@ def test_units_and_sides_are_converted(arrays):
     fields |= {"NumberShots": 1}
     context = applicable(image, arrays / "out", "cestcontext", ".tsv")[0]
     assert build_protocol(table, fields, image, context).n_volumes == 4
+    assert series(arrays, SAID | {"--positive-offset": "upfield"}).returncode == 0  # the same
     again = series(arrays, SAID)
     assert (again.returncode, "exists already" in again.stderr) == (2, True)
 
@@ -211,6 +214,7 @@ def test_a_sequence_is_kept_and_described(arrays):
         True,
     )
     assert "Only x.seq says: The time from saturation to readout" in done.stdout
+    assert "4 volumes, 1 of them references; offsets 3.5 to 8 ppm" in done.stdout
     kept = arrays / "out/sub-01/cest/sub-01_acq-mt_cest.seq"
     assert kept.read_text() == (arrays / "x.seq").read_text()
     assert not validate(arrays / "out").errors
@@ -243,13 +247,24 @@ def test_masks_go_into_a_derivative_dataset(arrays):
 IMPLAUSIBLE = {
     "frequency": ({"--frequency-mhz": 300}, "300 MHz, but protons at 3 T"),
     "offsets in Hz called ppm": ({"--offset-unit": "ppm"}, "row 2: "),
+    "flip angle": ({"--flip-angle": 400}, "expected at most 180"),
+    "duration in ms": ({"--pulse-duration": 2500}, "no saturation_duration equals"),
+    "negative B1": ({"--b1": "negative.txt"}, "saturation_b1 is negative"),
+    "tables exchanged": (
+        {"--b1": "offsets.txt", "--offsets": "b1.txt", "--offset-unit": "ppm"},
+        "no plausible amplitude",
+    ),
+    "ppm called Hz": ({"--offsets": "b1.txt"}, "within 0.023487 ppm of water"),
+    "recovery in ms": ({"--recovery": 1000}, "recovery_time is 1000"),
 }
 
 
 @pytest.mark.parametrize("case", IMPLAUSIBLE)
 def test_what_validation_would_refuse_is_not_written(arrays, case):
+    (arrays / "negative.txt").write_text("2 -1.5 3")
     said, expected = IMPLAUSIBLE[case]
-    done = series(arrays, SAID | said)
+    files = {k: arrays / v if str(v).endswith(".txt") else v for k, v in said.items()}
+    done = series(arrays, SAID | files)
     assert (done.returncode, expected in done.stderr) == (2, True), done.stderr
     assert "The table so far" in done.stderr
     assert not (arrays / "out").exists()
@@ -341,6 +356,147 @@ def test_a_field_map_needs_a_sign_and_a_magnitude(arrays):
     assert (done.returncode, "is of field maps only" in done.stderr) == (2, True)
 
 
+def test_sequences_of_another_frequency_are_refused_or_remarked(arrays):
+    text = pulseq_text((8.0, 6.0, 3.5), (2.0, 1.5, 3.0))
+    words = ("--m0", "first", "--target", "amide", "--acquisition-type", "MRF", "--flip-angle", 15)
+    command = ("series", arrays / "x.npy", arrays / "out", "--subject", "01", "--volume-axis", 3,
+               "--voxel-mm", 2, 2, 2, "--seq", arrays / "x.seq", *words)  # fmt: skip
+    (arrays / "x.seq").write_text(text.replace("FREQ 127.73", "B0 7"))
+    done = tool(*command, "--field-t", 3, "--frequency-mhz", 127.73)
+    assert (done.returncode, "is written for 298.035 MHz" in done.stderr) == (2, True)
+    (arrays / "x.seq").write_text(text)
+    done = tool(*command, "--field-t", 3, "--frequency-mhz", 123.25)
+    assert done.returncode == 0, done.stderr
+    assert "says of itself: written for 127.73 MHz, simulated at 123.25 MHz" in done.stdout
+
+
+def test_a_reference_near_water_is_refused_and_a_far_one_is_told(arrays):
+    """The first of four given rows, which are saturated all."""
+    (arrays / "b1.txt").write_text("2 2 1.5 3")
+    (arrays / "offsets.txt").write_text("1022 766 447 447")
+    done = series(arrays, SAID)
+    assert (done.returncode, "row 1 saturates 8.0" in done.stderr) == (2, True), done.stderr
+    (arrays / "offsets.txt").write_text("-12773 766 447 447")
+    done = series(arrays, SAID)
+    assert done.returncode == 0, done.stderr
+    assert "Row 1 (2 uT at -100 ppm) is taken as the reference." in done.stdout
+    (arrays / "b1.txt").write_text("2 1.5 3")
+    (arrays / "offsets.txt").write_text("1022 766 447")
+    done = series(arrays, SAID, "--run-index", 2)
+    assert "A first row was added for the reference, recovery 1 s" in done.stdout
+
+
+def test_what_probably_is_not_meant_is_remarked(arrays):
+    done = series(arrays, SAID | {"--positive-offset": "upfield", "--target": "apt"})
+    assert "no packaged recipe is for --target apt; they are for amide, " in done.stdout
+    done = series(arrays, SAID | {"--positive-offset": "upfield"}, "--run-index", 2)
+    assert "no offset lies between 2 and 5 ppm, where amide is" in done.stdout
+
+
+def test_a_series_states_what_it_would_otherwise_inherit(arrays):
+    gaps = {"--pulses": 2, "--pulse-duration": 1, "--pulse-delay": 0.5}
+    done = series(arrays, SAID | gaps, "--spin-lock", "--shared", "--acq", "mt")
+    assert done.returncode == 0, done.stderr
+    done = tool(*_command(arrays, SAID), "--subject", "02", "--acq", "mt")
+    assert done.returncode == 2, done.stdout
+    assert "SaturationSpinLock True would come from a file above" in done.stderr
+    stale = arrays / "out/sub-03/cest"
+    stale.mkdir(parents=True)
+    for name in ("cest.seq", "cest.json", "cestcontext.tsv"):
+        (stale / f"sub-03_acq-mt_{name}").write_text("{}")
+        done = tool(*_command(arrays, SAID | gaps), "--subject", "03", "--acq", "mt", "--spin-lock",
+                    "--shared")  # fmt: skip
+        assert (done.returncode, f"{name}: exists already" in done.stderr) == (2, True), name
+        (stale / f"sub-03_acq-mt_{name}").unlink()
+    assert not list((arrays / "out").rglob(".tmp-*"))
+
+
+def _command(folder, said):
+    words = [word for pair in said.items() for word in pair]
+    return ("series", folder / "x.npy", folder / "out", "--volume-axis", 3, "--voxel-mm", 2, 2, 2,
+            "--offsets", folder / "offsets.txt", "--b1", folder / "b1.txt", "--saturation-duration",
+            2.5, "--recovery", 1, *words)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["zeros", "phase", "NaN"])
+def test_a_series_without_magnitudes_is_not_written(arrays, kind):
+    data = np.random.default_rng(4).uniform(-1, 1, (5, 4, 3, 4))
+    data = {"zeros": 0 * data, "phase": data, "NaN": np.nan * data}[kind]
+    np.save(arrays / "x.npy", data)
+    done = series(arrays, SAID)
+    expected = "no magnitudes" if kind == "phase" else "4 of 4 volumes hold no signal"
+    assert (done.returncode, expected in done.stderr) == (2, True), done.stderr
+    assert not (arrays / "out").exists()
+
+
+def test_an_array_takes_its_place_from_an_image(arrays):
+    affine = np.array([[0, 2.0, 0, -7], [-2, 0, 0, 9], [0, 0, 3, 5], [0, 0, 0, 1]])
+    nib.save(nib.Nifti1Image(np.ones((5, 4, 3), np.float32), affine), arrays / "like.nii.gz")
+    np.save(arrays / "t1.npy", np.full((5, 4, 3), 1.2))
+    command = ("map", arrays / "t1.npy", arrays / "out", "--subject", "01", "--suffix", "T1map",
+               "--units", "s")  # fmt: skip
+    done = tool(*command, "--like", arrays / "like.nii.gz")
+    assert done.returncode == 0, done.stderr
+    written = nib.load(arrays / "out/sub-01/anat/sub-01_T1map.nii.gz")
+    np.testing.assert_allclose(written.affine, affine)
+    np.save(arrays / "t1.npy", np.full((4, 5, 3), 1.2))
+    done = tool(*command, "--run-index", 2, "--like", arrays / "like.nii.gz")
+    assert (done.returncode, "(4, 5, 3) voxels, " in done.stderr) == (2, True)
+
+
+def test_files_that_belong_to_nothing_are_not_replaced(arrays):
+    np.save(arrays / "t1.npy", np.full((5, 4, 3), 1.2))
+    command = ("map", arrays / "t1.npy", arrays / "out", "--voxel-mm", 2, 2, 2, "--suffix", "T1map",
+               "--units", "s")  # fmt: skip
+    assert tool(*command, "--subject", "01").returncode == 0
+    lone = arrays / "out/sub-02/anat/sub-02_T1map.json"
+    lone.parent.mkdir(parents=True)
+    lone.write_text('{"Units": "ms"}')
+    done = tool(*command, "--subject", "02")
+    assert (done.returncode, f"{lone}: exists already" in done.stderr) == (2, True), done.stderr
+    assert list(lone.parent.iterdir()) == [lone]
+
+
+def test_a_dataset_that_is_not_valid_is_not_added_to(arrays):
+    (arrays / "out").mkdir()
+    (arrays / "out/dataset_description.json").write_text('{"Name": "x"}')
+    done = series(arrays, SAID)
+    assert (done.returncode, "lacks BIDSVersion" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("when", ["full disk", "interrupted"])
+def test_what_stops_half_way_leaves_nothing(arrays, monkeypatch, when):
+    def stop(*_):
+        raise (
+            OSError(errno.ENOSPC, "No space left on device")
+            if when == "full disk"
+            else (KeyboardInterrupt)
+        )
+
+    monkeypatch.setattr(nib, "save", stop)
+    done = series(arrays, SAID)
+    assert done.returncode == (2 if when == "full disk" else 130)
+    assert ("No space left" if when == "full disk" else "interrupted") in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (arrays / "out").exists()
+    assert not list(arrays.glob(".tmp-*"))
+    monkeypatch.undo()
+    assert series(arrays, SAID).returncode == 0
+
+
+def test_whole_numbers_of_eight_bytes_are_taken(arrays):
+    image = nib.Nifti1Image(np.arange(240).reshape(5, 4, 3, 4) + 1, np.eye(4), dtype=np.int64)
+    nib.save(image, arrays / "x.nii.gz")
+    words = [word for pair in SAID.items() for word in pair]
+    done = tool("series", arrays / "x.nii.gz", arrays / "out", "--subject", "01", "--offsets",
+                arrays / "offsets.txt", "--b1", arrays / "b1.txt", "--saturation-duration", 2.5,
+                "--recovery", 1, *words)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    written = nib.load(arrays / "out/sub-01/cest/sub-01_cest.nii.gz")
+    np.testing.assert_array_equal(written.get_fdata(), image.get_fdata())
+    assert not validate(arrays / "out").errors
+
+
 def test_a_map_whose_unit_is_another_is_not_written(arrays):
     np.save(arrays / "t1.npy", np.full((5, 4, 3), 1200.0))
     done = tool("map", arrays / "t1.npy", arrays / "out", "--subject", "01", "--voxel-mm", 2, 2, 2,
@@ -349,7 +505,7 @@ def test_a_map_whose_unit_is_another_is_not_written(arrays):
     assert not (arrays / "out").exists()
 
 
-def write_dicom(folder, data, frequency_mhz=123.25, field_t=3, flip_deg=15, series=1):
+def write_dicom(folder, data, frequency_mhz=123.25, field_t=3, flip_deg=15, series=1, kind="M"):
     """Classic MR images (x, y, slices, volumes), as few fields as dcm2niix takes."""
     import pydicom.uid as uid
     from pydicom.dataset import Dataset, FileMetaDataset
@@ -373,7 +529,7 @@ def write_dicom(folder, data, frequency_mhz=123.25, field_t=3, flip_deg=15, seri
         d.ScanningSequence, d.SequenceVariant, d.ImageType = (
             "GR",
             "SK",
-            ["ORIGINAL", "PRIMARY", "M"],
+            ["ORIGINAL", "PRIMARY", kind],
         )
         d.ImageOrientationPatient, d.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [0, 0, 3.0 * z]
         d.PixelSpacing, d.SliceThickness, d.Rows, d.Columns = [2, 2], 3, ny, nx
@@ -425,6 +581,18 @@ def test_a_dicom_folder_that_contradicts_or_holds_two_series(arrays):
     assert not (arrays / "out").exists()
 
 
+def test_phase_images_and_missing_slices_of_dicom_are_refused(arrays):
+    write_dicom(arrays / "dicom", np.ones((6, 5, 2, 4)), kind="P")
+    done = of_dicom(arrays)
+    assert (done.returncode, "images of type P, not magnitudes" in done.stderr) == (2, True)
+    shutil.rmtree(arrays / "dicom")
+    write_dicom(arrays / "dicom", np.ones((6, 5, 2, 4)))
+    sorted((arrays / "dicom").iterdir())[3].unlink()
+    done = of_dicom(arrays)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+    assert not (arrays / "out").exists()
+
+
 def of_bruker(arrays, *extra, folder="5/pdata/1", **said):
     said = {"--field-t": 7} | said
     return of_folder(arrays, folder, ("--frequency-mhz", "--flip-angle"), *extra, **said)
@@ -461,6 +629,15 @@ def test_a_bruker_experiment_that_cannot_be_one_series(arrays):
     parameters.write_text(groups.replace("FGOrderDesc=( 2 )", "FGOrderDesc=( 3 )"))
     done = of_bruker(arrays)
     assert (done.returncode, "FG_MOVIE (2), FG_ECHO (2)" in done.stderr) == (2, True)
+    for old, new, words in (
+        ("MAGNITUDE_IMAGE", "PHASE_IMAGE", "holds PHASE_IMAGE, not magnitudes"),
+        ("<mm> <mm>", "<m> <m>", "lengths in m, expected mm"),
+        ("Frequency=300.3", "Frequency=0", "--frequency-mhz: the scanner frequency"),
+        ("Frequency=300.3", "Frequency=-300.3", "--frequency-mhz: the scanner frequency"),
+    ):
+        parameters.write_text(whole.replace(old, new))
+        done = of_bruker(arrays)
+        assert (done.returncode, words in done.stderr) == (2, True), done.stderr
     parameters.write_text(whole.replace("VisuCoreSize", "VisuCoreNone"))
     done = of_bruker(arrays)
     assert (done.returncode, "cannot be read as a Bruker image" in done.stderr) == (2, True)
@@ -472,11 +649,16 @@ BAD = {
     "no voxel size": ({}, ("x.npy", "--volume-axis", 3), "without voxel size"),
     "no axis": ({}, ("x.npy", "--voxel-mm", 2, 2, 2), "has shape (5, 4, 3, 4), of which 4 axes"),
     "axis too far": ({}, ("x.npy", "--voxel-mm", 2, 2, 2, "--volume-axis", 9), "axes 0 to 3"),
-    "no file": ({}, ("none.npy", "--voxel-mm", 2, 2, 2, "--volume-axis", 3), "cannot be read"),
+    "no file": ({}, ("none.npy", "--voxel-mm", 2, 2, 2, "--volume-axis", 3), "No such file"),
     "text for an array": ({"t.npy": "hello"}, ("t.npy", "--voxel-mm", 2, 2, 2, "--volume-axis", 3),
                           "cannot be read"),
     "words for numbers": ({"b1.txt": "two three"},
                           ("x.npy", "--voxel-mm", 2, 2, 2, "--volume-axis", 3), "as numbers"),
+    "a number missing": ({"b1.txt": "2 nan 3"},
+                         ("x.npy", "--voxel-mm", 2, 2, 2, "--volume-axis", 3),
+                         "number 2 is not finite"),
+    "decimal commas": ({"b1.txt": "2,5\n1,5\n3,5"},
+                       ("x.npy", "--voxel-mm", 2, 2, 2, "--volume-axis", 3), "decimal commas"),
     "numbers too few": ({"b1.txt": "1 2"},
                         ("x.npy", "--voxel-mm", 2, 2, 2, "--volume-axis", 3), "3 offsets and 2 B1"),
     "rows for another series": ({"b1.txt": "1 2 3 4 5", "offsets.txt": "1 2 3 4 5"},

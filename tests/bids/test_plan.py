@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import nibabel as nib
 import numpy as np
 import pytest
 import sessions
@@ -40,6 +41,18 @@ def corrupt(root):
     content = bytearray(path.read_bytes())
     content[40:60] = bytes(20)
     path.write_bytes(content)
+
+
+def shifted(stem):
+    """Move an image by 3 mm."""
+
+    def change(root):
+        path = root / f"{stem}.nii.gz"
+        image = nib.load(path)
+        away = image.affine + 3 * np.eye(4, k=3)
+        nib.save(nib.Nifti1Image(image.get_fdata(dtype=np.float32), away), path)
+
+    return change
 
 
 def same_target(root):
@@ -88,8 +101,15 @@ BREAKAGES = {
     "T1 in ms by value": (change_image(T1, lambda d: 1000 * d), "median T1 in the mask is"),
     "T1 of zeros": (change_image(T1, lambda d: 0 * d), "no value inside the mask"),
     "4D T1": (change_image(T1, lambda d: np.stack([d, d], axis=-1)), "has 4 axes"),
-    "T1 on another grid": (change_image(T1, lambda d: d, np.eye(4)), "its grid"),
-    "T1 of another size": (change_image(T1, lambda d: d[:-1]), r"its grid \(3, 4, 1\)"),
+    "T1 on another grid": (
+        change_image(T1, lambda d: d, np.eye(4)),
+        "voxels of 1 x 1 x 1 mm instead of",
+    ),
+    "T1 elsewhere": (shifted(T1), "places voxels up to 3 mm elsewhere"),
+    "T1 of another size": (
+        change_image(T1, lambda d: d[:-1]),
+        "3 x 4 x 1 voxels instead of 4 x 4 x 1",
+    ),
     "no B1": (remove(f"{B1}.nii.gz", f"{B1}.json"), "--assume-nominal B1"),
     "B1 without unit": (change_json(B1, Units=None), "Units is None, expected percent"),
     "B1 as factor called percent": (change_image(B1, lambda d: d / 100), "median B1 in the mask"),
@@ -107,7 +127,7 @@ BREAKAGES = {
     "labels of 4 axes": (change_image(DSEG, lambda d: d[..., None]), "has 4 axes"),
     "fractional labels": (change_image(DSEG, lambda d: d / 2), "are no labels"),
     "NaN label": (change_image(DSEG, put(np.nan, (2, 2, 0))), "are no labels"),
-    "labels on another grid": (change_image(DSEG, lambda d: d[1:]), "its grid"),
+    "labels on another grid": (change_image(DSEG, lambda d: d[1:]), "3 x 4 x 1 voxels instead"),
     "no mask": (remove(f"{MASK}.nii.gz"), "no brain mask"),
     "empty mask": (change_image(MASK, lambda d: 0 * d), "the mask is empty"),
     "4D mask": (change_image(MASK, lambda d: np.stack([d, d], axis=-1)), "has 4 axes"),
@@ -153,6 +173,13 @@ def test_nominal_field_beside_a_map_is_a_contradiction(dataset):
 def test_wrong_recipe_is_refused(dataset):
     with pytest.raises(InputError, match="recipe brain-3t is for 3 T"):
         plan(dataset, recipe="brain-3t")
+
+
+def test_maps_outside_the_session_are_pointed_at(dataset):
+    (dataset / "sub-01/anat").mkdir()
+    (dataset / f"{T1}.nii.gz").rename(dataset / "sub-01/anat/sub-01_T1map.nii.gz")
+    with pytest.raises(InputError, match=r"though there is .*sub-01_T1map"):
+        plan(dataset)
 
 
 def test_everything_is_said_at_once(dataset):

@@ -81,7 +81,7 @@ SIDECAR_BREAKAGES = {
     "infinite duration": ({"MTPulseDuration": float("inf")}, "MTPulseDuration is inf"),
     "frequency in Hz": ({"SpectrometerFrequency": 123.25e6}, "resonate near"),
     "frequency of another field": ({"SpectrometerFrequency": 298.0}, "resonate near"),
-    "frequency true": ({"SpectrometerFrequency": True}, "SpectrometerFrequency is missing"),
+    "frequency true": ({"SpectrometerFrequency": True}, "is True, so ppm have no reference"),
     "huge number": ({"FlipAngle": 10**400}, "FlipAngle is"),
     "large flip angle": ({"FlipAngle": 7200}, "at most 180"),
     "interval in ms": ({"RepetitionTimeExcitation": 28.37}, "expected seconds"),

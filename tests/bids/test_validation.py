@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -65,6 +66,50 @@ def moved(old, new):
 
 def removed(name):
     return lambda root: (root / name).unlink()
+
+
+def values(name, change):
+    """Change the values of an image."""
+
+    def write(root):
+        image = nib.load(root / name)
+        data = change(image.get_fdata(dtype=np.float32))
+        nib.save(nib.Nifti1Image(data.astype(np.float32), image.affine), root / name)
+
+    return write
+
+
+def header(name, unit):
+    """Give lengths another unit."""
+
+    def write(root):
+        image = nib.load(root / name)
+        image = nib.Nifti1Image(image.get_fdata(dtype=np.float32), image.affine)
+        image.header.set_xyzt_units(unit, "sec")
+        nib.save(image, root / name)
+
+    return write
+
+
+def shorten(path):
+    """Leave the last values of an image out."""
+    whole = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(whole[:-40]))
+
+
+def folder_for(path):
+    path.unlink()
+    path.mkdir()
+
+
+def misplaced_fields(root):
+    """A field map with a magnitude of another place."""
+    image = nib.load(root / f"{CEST}_acq-mt_cest.nii.gz")
+    one = np.ones(image.shape[:3], np.float32)
+    for suffix, affine in (("fieldmap", image.affine), ("magnitude", 2 * image.affine)):
+        nib.save(nib.Nifti1Image(one, affine), root / f"{SES}/fmap/sub-01_ses-01_{suffix}.nii.gz")
+    about = {"Units": "Hz", "MagneticFieldStrength": 3}
+    (root / f"{SES}/fmap/sub-01_ses-01_fieldmap.json").write_text(json.dumps(about))
 
 
 def scaled(name, factor):
@@ -183,10 +228,53 @@ RAW = {
         replaced(f"{SES}/fmap/sub-01_ses-01_cestcontext.tsv", "\t-", "\t"), "WASABI_SPAN",
         "fmap/sub-01_ses-01_cestcontext.tsv", "both sides of water"),
     "image without place": (
-        placed(f"{CEST}_acq-mt_cest.nii.gz", np.diag([0.0, 2, 2, 1])), "AFFINE_UNUSABLE",
+        placed(f"{CEST}_acq-mt_cest.nii.gz", np.diag([0.0, 2, 2, 1])), "IMAGE_UNUSABLE",
         "acq-mt_cest.nii.gz", "singular"),
     "image cut off": (
         lambda r: (r / f"{CEST}_acq-mt_cest.nii.gz").write_bytes(b"\x1f\x8b"), "", "acq-mt", ""),
+    "image cut short": (
+        lambda r: shorten(r / f"{CEST}_acq-mt_cest.nii.gz"), "IMAGE_UNUSABLE", "acq-mt", ""),
+    "lengths in metres": (
+        header(f"{CEST}_acq-mt_cest.nii.gz", "meter"), "IMAGE_UNUSABLE", "acq-mt", "in meter"),
+    "a volume of zeros": (
+        values(f"{CEST}_acq-mt_cest.nii.gz", lambda d: d * (np.arange(d.shape[3]) != 2)),
+        "CEST_NO_SIGNAL", "acq-mt", "1 of 5 volumes hold no signal, the first is 3"),
+    "phase": (
+        values(f"{CEST}_acq-mt_cest.nii.gz", lambda d: d * np.linspace(-1, 2, d.shape[3])),
+        "CEST_NOT_MAGNITUDE", "acq-mt", "no magnitudes"),
+    "nothing played in a saturated row": (
+        replaced(TABLE, "\t2.5\t", "\t0\t"), "CEST_CONTEXT_UNDEFINED", TABLE, "row 2"),
+    "no recovery": (
+        all_of(removed(SEQ), replaced(TABLE, "\t1.0\n", "\tn/a\n")), "CEST_NOT_SIMULATED", TABLE,
+        "recovery_time is n/a"),
+    "pulses that do not fill the table's duration": (
+        all_of(removed(SEQ), fields(MT, MTNumberOfPulses=5, SaturationPulseDelay=0.1,
+                                    SaturationSpinLock=False)),
+        "CEST_NOT_SIMULATED", TABLE, "take 12.9 s"),
+    "shape that needs its sequence": (
+        all_of(removed(SEQ), fields(MT, MTPulseShape="GAUSSIAN")), "CEST_NOT_SIMULATED", "acq-mt",
+        "only HARD"),
+    "frequency of zero": (
+        fields(MT, SpectrometerFrequency=0), "CEST_NOT_SIMULATED", "acq-mt", "is 0, so ppm"),
+    "sequence of another field": (
+        replaced(SEQ, "FREQ 127.73", "FREQ 298.0"), "PULSEQ_NOT_CONSISTENT", SEQ,
+        "is written for 298 MHz"),
+    "sequence named beyond all names": (
+        all_of(removed(SEQ), fields(MT, PulseqFile="bids::" + 5000 * "x")), "PULSEQ_UNUSABLE",
+        "acq-mt", "names no file"),
+    "sequence of absurd numbers": (
+        replaced(SEQ, "[RF]", "[RF]\n9 1e308" + 5000 * "9"),
+        "PULSEQ_UNUSABLE", SEQ, "cannot be used"),
+    "series hidden by the owner": (
+        all_of(lambda r: (r / ".bidsignore").write_text("*_cest*\n"), fields(MT, M0Type=None)),
+        "SIDECAR_KEY_REQUIRED M0Type", "acq-mt", ""),
+    "sidecar of null": (lambda r: (r / MT).write_text("null"), "", "acq-mt", ""),
+    "folder for an image": (
+        lambda r: folder_for(r / f"{CEST}_acq-mt_cest.nii.gz"), "", "acq-mt_cest.nii.gz", ""),
+    "name that is no text": (
+        lambda r: (r / f"{SES}/cest/sub-01_\udcff_cest.nii.gz").write_bytes(b""), "", "", ""),
+    "magnitude elsewhere": (
+        lambda r: misplaced_fields(r), "GRID_NOT_CONSISTENT", "magnitude", "of its field map"),
     "3D series": (
         lambda r: nib.save(nib.load(r / f"{SES}/anat/sub-01_ses-01_T1w.nii.gz"),
                            r / f"{CEST}_acq-mt_cest.nii.gz"),
@@ -228,6 +316,18 @@ DERIVATIVES = {
     "T2 in ms and said so": (
         fields(f"{SES}/anat/sub-01_ses-01_space-cestref_T2map.json", Units="ms"), "MAP_UNITS",
         "T2map", "expected s"),
+    "T1 of zeros": (
+        scaled(f"{SES}/anat/sub-01_ses-01_space-cestref_T1map.nii.gz", 0), "MAP_EMPTY", "T1map",
+        "no value"),
+    "B0 of NaN": (
+        scaled(f"{SES}/fmap/sub-01_ses-01_space-cestref_fieldmap.nii.gz", np.nan), "MAP_EMPTY",
+        "fieldmap", ""),
+    "preprocessed series with another table": (
+        values(f"{CEST}_acq-mt_space-cestref_desc-preproc_cest.nii.gz", lambda d: d[..., 1:]),
+        "CEST_CONTEXT_TSV_NOT_CONSISTENT", "desc-preproc", "4 volumes, but"),
+    "reference on another grid": (
+        placed(f"{CEST}_desc-coreg_cestref.nii.gz", np.diag([3.0, 2, 2, 1])),
+        "GRID_NOT_CONSISTENT", "param-fss", "of sub-01_ses-01_desc-coreg_cestref.nii.gz: voxels"),
     "B1 as a factor": (
         scaled(f"{SES}/fmap/sub-01_ses-01_space-cestref_TB1map.nii.gz", 0.01), "MAP_UNITS",
         "TB1map", "no plausible B1"),
@@ -260,9 +360,41 @@ def test_every_breakage_is_named(examples, which, case, tmp_path):
     assert all(e.mend for e in errors)
 
 
+def test_maps_of_another_grid_than_the_series_are_warned_of(examples, tmp_path):
+    root = tmp_path / "dataset"
+    shutil.copytree(examples[0], root)
+    series = nib.load(root / f"{CEST}_acq-mt_cest.nii.gz")
+    image = nib.Nifti1Image(np.ones(series.shape[:3], np.float32), 2 * series.affine)
+    nib.save(image, root / f"{SES}/anat/sub-01_ses-01_T1map.nii.gz")
+    report = validate(root)
+    assert not report.errors
+    assert any(w.rule == "GRID_DIFFERS" and "T1map" in w.file for w in report.warnings)
+
+
+def test_what_is_only_recommended_but_simulated_is_a_warning(examples, tmp_path):
+    root = tmp_path / "dataset"
+    shutil.copytree(examples[0], root)
+    fields(MT, FlipAngle=None, SpectrometerFrequency=None)(root)
+    report = validate(root)
+    assert not report.errors
+    said = [w.what for w in report.warnings if w.rule == "CEST_NOT_SIMULATED"]
+    assert [text.split()[0] for text in said] == ["SpectrometerFrequency", "FlipAngle"]
+
+
+def test_a_sequence_of_another_frequency_is_remarked(examples, tmp_path):
+    """Hz count, so ppm are others than its writer had."""
+    root = tmp_path / "dataset"
+    shutil.copytree(examples[0], root)
+    replaced(SEQ, "FREQ 127.73", "FREQ 123")(root)
+    report = validate(root)
+    assert not report.errors
+    assert any("written for 123 MHz" in w.what for w in report.warnings)
+
+
 PURE = ("field strength missing", "row too few", "sequence of another B1", "suffix misspelt",
         "M0Type missing", "neither pulses nor sequence", "map without unit", "T1 in ms",
-        "no recovery times", "no description", "table missing", "column missing")  # fmt: skip
+        "no recovery times", "no description", "table missing", "column missing",
+        "acquisition type unknown", "sidecar of null")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PURE)

@@ -80,7 +80,13 @@ def test_entries_are_found_exactly_whatever_the_known_values(cartesian):
     assert (unmoved == truth).all(axis=0).mean() < 0.2  # the test would otherwise not need moves
 
 
-@pytest.mark.parametrize("options", [Options(), Options(cartesian=True)], ids=["random", "lattice"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(Options(), id="random", marks=pytest.mark.slow),
+        pytest.param(Options(cartesian=True), id="lattice"),
+    ],
+)
 def test_misfit_and_errors_are_those_of_least_squares(options):
     """SNR 100: a distance of a third of the noise adds 5 % to errors, and to the misfit 0.4 %."""
     problem, truth, observation = drawn(200)

@@ -40,7 +40,8 @@ def continuous(names):
 
 
 CASES = [
-    pytest.param(solver, made, names, id=f"{solver}-{made.__name__}-{pools}")
+    pytest.param(solver, made, names, id=f"{solver}-{made.__name__}-{pools}",
+                 marks=[pytest.mark.slow] if pools == "2pools" else [])
     for solver, protocols in {
         "general": (spin_lock, shaped), "reduced": (spin_lock, continuous)
     }.items()

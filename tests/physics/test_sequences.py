@@ -465,6 +465,13 @@ SPECTRA = {
     "WASABIT1_3T_001_3p7uT_1block_5p12ms": None,
     "WASABI_3T_001_3p7uT_1block_5ms": "exact",
 }
+#: Sequences that take longest, each like another one.
+LONG = (
+    "MRF_CEST_3T_001_block_brain",
+    "MRF_CEST_3T_003_13SL_DC50_2500ms_MT",
+    "MultiPool_3T_001_0p6uT_80Gauss_DC50_3200ms_GLINT",
+    "WASABIT1_3T_001_3p7uT_1block_5p12ms",
+)
 
 
 def published(folder, name, conventions):
@@ -481,7 +488,9 @@ def spectrum(folder, name, carrier_phase):
 
 
 @pytest.mark.shared_data
-@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in SPECTRA]
+)
 def test_published_spectra(shared, name):
     folder = shared / "reference/pulseq"
     want = np.loadtxt(folder / f"M_z_{name}.seq.txt")

@@ -315,7 +315,13 @@ STILL = [
 STILL_IDS = [f"{solver}-{1 + len(names)}pools-{layout}" for solver, names, layout in STILL]
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        pytest.param(np.float32, id="float32"),
+        pytest.param(np.float64, id="float64", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize(("solver", "names", "layout"), STILL, ids=STILL_IDS)
 def test_no_nan_where_nothing_happens(solver, names, layout, dtype):
     """B1 = 0, f = 0, k = 0, on resonance, alone and together: value and every derivative."""
@@ -394,8 +400,8 @@ def stencil(f):
         ("general", "cw", 6),
         ("reduced", "spinlock", 2),
         ("reduced", "cw", 4),
-        ("reduced", "spinlock", 5),
-        ("reduced", "cw", 6),
+        pytest.param("reduced", "spinlock", 5, marks=pytest.mark.slow),
+        pytest.param("reduced", "cw", 6, marks=pytest.mark.slow),
     ],
 )
 def test_forward_reverse_and_finite_differences_agree(x64, solver, layout, count):

@@ -63,14 +63,27 @@ def _converted(folder: Path, found: Any) -> tuple[nib.Nifti1Image, Mapping[str, 
         mend = "Give a scan with one stack of slices"
         raise UsageError(Fault(folder, f"holds {packages} stacks of slices", mend))
     data, groups = _volumes_last(folder, np.asarray(found.data), list(found.dim_type))
-    if data.dtype.kind == "c":
-        mend = "Reconstruct magnitudes"
-        raise UsageError(Fault(folder, "holds complex images", mend))
+    kinds = _words(found, "VisuCoreFrameType") - {"MAGNITUDE_IMAGE"}
+    if data.dtype.kind == "c" or kinds:
+        what = f"holds {', '.join(kinds) or 'complex images'}, not magnitudes"
+        raise UsageError(Fault(folder, what, "Reconstruct magnitudes"))
+    units = _words(found, "VisuCoreUnits") - {"mm"}
+    if units:
+        what = f"has lengths in {', '.join(units)}, expected mm"
+        raise UsageError(Fault(folder, what, "Export the series to convert as NIfTI"))
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ found.affine  # patient (LPS) to NIfTI (RAS)
     image = nib.Nifti1Image(data[..., 0] if not groups else data, affine)
     image.header.set_xyzt_units("mm", "sec")
     values = {field: found[name].value for name, field in _FIELDS.items() if name in found}
     return image, {k: float(np.ravel(v)[0]) for k, v in values.items()}
+
+
+def _words(found: Any, name: str) -> set[str]:
+    """Values of a parameter, without the brackets of text; none where it is not given."""
+    if name not in found:
+        return set()
+    values = np.ravel(np.asarray(found[name].value, dtype=object))
+    return {str(value).strip("<> ") for value in values}
 
 
 def _volumes_last(folder: Path, data: np.ndarray, axes: list[str]) -> tuple[np.ndarray, list[str]]:

@@ -1,4 +1,4 @@
-"""Writing into a CEST-BIDS dataset: what is there is never replaced."""
+"""Files of a CEST-BIDS dataset as they are written; `staging` moves them in."""
 
 from __future__ import annotations
 
@@ -13,14 +13,7 @@ import pandas as pd
 
 from cestprep import __version__
 from cestprep.bids.convert.series import Series
-from cestprep.bids.files import (
-    copy_file,
-    json_text,
-    read_json,
-    write_image,
-    write_json,
-    write_text,
-)
+from cestprep.bids.files import copy_file, read_json, write_image, write_json, write_text
 from cestprep.bids.sidecars import companion
 from cestprep.bids.spec import (
     CONTEXT,
@@ -66,8 +59,8 @@ class Place:
         return self.path(DATATYPE, suffix, ending, acq=self.acquisition, run=self.run)
 
 
-def prepare(root: Path, kind: str, name: str) -> None:
-    """Description and ``.bidsignore`` of a new dataset; an existing one must be of the kind.
+def is_new(root: Path, kind: str) -> bool:
+    """Whether a dataset has yet to be made; an existing one must be of the kind.
 
     Raises
     ------
@@ -75,25 +68,38 @@ def prepare(root: Path, kind: str, name: str) -> None:
         If the folder is something else.
     """
     path = root / "dataset_description.json"
-    if path.exists():
-        found = read_json(path).get("DatasetType", "raw")
-        if found != kind:
-            raise UsageError(Fault(root, f"is a {found} dataset, not {kind}", "Choose another"))
-        return
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise UsageError(Fault(root, "is not empty and no BIDS dataset", "Choose a new folder"))
+    if not path.exists():
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise UsageError(Fault(root, "is not empty and no BIDS dataset", "Choose a new folder"))
+        return True
+    about = read_json(path)
+    found = about.get("DatasetType", "raw")
+    if found != kind:
+        raise UsageError(Fault(root, f"is a {found} dataset, not {kind}", "Choose another"))
+    missing = [key for key in ("Name", "BIDSVersion") if not isinstance(about.get(key), str)]
+    if missing:
+        what = f"lacks {' and '.join(missing)}, so the dataset is not valid"
+        raise UsageError(Fault(path, what, "Add them first"))
+    return False
+
+
+def write_description(folder: Path, kind: str, name: str) -> list[Path]:
+    """Description, ``.bidsignore`` and README of a new dataset; returns the paths."""
     maker = {"GeneratedBy": [{"Name": "cestprep-tools convert", "Version": __version__}]}
     about = {"Name": name, "BIDSVersion": "1.11.0", "DatasetType": kind, **maker}
-    write_json(path, about)
     ignored = RAW_BIDSIGNORE if kind == "raw" else DERIVATIVE_BIDSIGNORE
-    write_text(root / ".bidsignore", "\n".join(ignored) + "\n")
-    write_text(root / "README.md", f"# {name}\n\nConverted by cestprep-tools convert.\n")
+    text = f"# {name}\n\nConverted by cestprep-tools convert.\n"
+    return [
+        write_json(folder / "dataset_description.json", about),
+        write_text(folder / ".bidsignore", "\n".join(ignored) + "\n"),
+        write_text(folder / "README.md", text),
+    ]
 
 
 def write_series(
     place: Place, image: nib.Nifti1Image, series: Series, sequence: Path | None, *, shared: bool
 ) -> list[Path]:
-    """Write image, table, sidecar and sequence of a series; returns the paths.
+    """Write sidecar, table, sequence and image of a series; returns the paths.
 
     Parameters
     ----------
@@ -106,49 +112,49 @@ def write_series(
         Table and sidecar at the top of the dataset for all sessions, where they must agree.
     """
     label = f"acq-{place.acquisition}_" if place.acquisition else ""
-    top = {
-        ".json": place.root / f"{label}{SERIES}.json",
-        ".tsv": place.root / f"{label}{CONTEXT}.tsv",
-    }
-    own = {".json": place.series(SERIES, ".json"), ".tsv": place.series(CONTEXT, ".tsv")}
-    where = top if shared else own
-    picture, played = place.series(SERIES, ".nii.gz"), place.series(SERIES, ".seq")
-    _refuse_existing(picture, *([] if shared else own.values()))
-    texts = {".json": json_text(series.fields), ".tsv": as_tsv(series.table)}
-    for ending, text in texts.items():
-        _agree(where[ending], text)
-    written = [write_text(where[ending], text) for ending, text in texts.items()]
+    sidecar, table = place.series(SERIES, ".json"), place.series(CONTEXT, ".tsv")
+    if shared:
+        sidecar, table = place.root / f"{label}{SERIES}.json", place.root / f"{label}{CONTEXT}.tsv"
+    picture = place.series(SERIES, ".nii.gz")
+    written = [write_json(sidecar, series.fields), write_text(table, as_tsv(series.table))]
     if sequence is not None:
-        written.append(copy_file(sequence, played))
-    data = np.asarray(image.dataobj)
-    return [*written, write_image(picture, data, image, _volume_time(series.table))]
+        written.append(copy_file(sequence, companion(picture, ".seq")))
+    return [*written, write_image(picture, _stored(image), image, _volume_time(series.table))]
 
 
-def write_map(place: Place, image: nib.Nifti1Image, suffix: str, fields: Mapping[str, Any]) -> Path:
-    """Write a map of T1, T2, B0 or B1; returns its path."""
+def write_map(
+    place: Place, image: nib.Nifti1Image, suffix: str, fields: Mapping[str, Any]
+) -> list[Path]:
+    """Write a map of T1, T2, B0 or B1; returns the paths."""
     datatype = MAP_FOLDERS[QUANTITIES[suffix]]
     path = place.path(datatype, suffix, ".nii.gz", acq=place.acquisition, run=place.run)
-    _refuse_existing(path)
     return _write(path, image, fields)
 
 
 def write_magnitude(place: Place, image: nib.Nifti1Image) -> Path:
     """Write the magnitude beside a field map; returns its path."""
     path = place.path(MAP_FOLDERS["B0"], MAGNITUDE, ".nii.gz", acq=place.acquisition, run=place.run)
-    _refuse_existing(path)
-    return write_image(path, np.asarray(image.dataobj), image)
+    return write_image(path, _stored(image), image)
 
 
-def write_mask(place: Place, image: nib.Nifti1Image, label: str) -> Path:
-    """Write a mask into a derivative dataset; returns its path."""
+def write_mask(place: Place, image: nib.Nifti1Image, label: str) -> list[Path]:
+    """Write a mask into a derivative dataset; returns the paths."""
     path = place.path(DATATYPE, MASK, ".nii.gz", desc=label)
-    _refuse_existing(path)
     return _write(path, image, {"Type": "Brain"})
 
 
-def _write(path: Path, image: nib.Nifti1Image, fields: Mapping[str, Any]) -> Path:
-    write_json(companion(path, ".json"), dict(fields))
-    return write_image(path, np.asarray(image.dataobj), image)
+def _write(path: Path, image: nib.Nifti1Image, fields: Mapping[str, Any]) -> list[Path]:
+    sidecar = write_json(companion(path, ".json"), dict(fields))
+    return [sidecar, write_image(path, _stored(image), image)]
+
+
+#: Kinds of numbers that programs for NIfTI take; others are written as float32.
+_KINDS = ("uint8", "int16", "uint16", "int32", "float32")
+
+
+def _stored(image: nib.Nifti1Image) -> np.ndarray:
+    data = np.asarray(image.dataobj)
+    return data if data.dtype.name in _KINDS else data.astype(np.float32)
 
 
 def _volume_time(table: pd.DataFrame) -> float:
@@ -163,18 +169,3 @@ def as_tsv(table: pd.DataFrame) -> str:
 
 def _shortest(value: Any) -> str:
     return f"{value:.12g}"
-
-
-def _refuse_existing(*paths: Path) -> None:
-    there = [path for path in paths if path.exists()]
-    if there:
-        raise UsageError(
-            *(Fault(path, "exists already", "Remove it, or give another label") for path in there)
-        )
-
-
-def _agree(path: Path, text: str) -> None:
-    """Refuse to replace a file that says something else."""
-    if path.exists() and path.read_text("utf-8") != text:
-        what = "exists already and says something else"
-        raise UsageError(Fault(path, what, "Leave --shared out for this session, or correct it"))

@@ -17,6 +17,8 @@ from cestprep.errors import Fault, UsageError
 from cestprep.resources import installed_program
 
 _PROGRAM = "dcm2niix"
+#: Values of DICOM's ImageType for what no magnitude is.
+_NOT_MAGNITUDE = {"P", "PHASE", "R", "REAL", "I", "IMAGINARY", "COMPLEX"}
 
 
 def read_dicom(folder: Path) -> tuple[nib.Nifti1Image, Mapping[str, Any]]:
@@ -36,12 +38,17 @@ def read_dicom(folder: Path) -> tuple[nib.Nifti1Image, Mapping[str, Any]]:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         images = sorted(Path(out).glob("*.nii.gz"))
         if len(images) != 1:
-            names = ", ".join(p.name.split(".")[0] for p in images) or done.stdout.strip()[-200:]
-            what = f"holds {len(images)} series, expected one ({names})"
+            said = [line for line in done.stdout.splitlines() if line.startswith(("Error", "Warn"))]
+            names = ", ".join(p.name.split(".")[0] for p in images) or "; ".join(said[-2:])
+            what = f"holds {len(images)} series, expected one ({names or 'no DICOM files'})"
             raise UsageError(Fault(folder, what, "Give a folder with the files of one series"))
         found = load_image(images[0])
         sidecar = companion(images[0], ".json")
         fields = read_json(sidecar) if sidecar.exists() else {}
+        kinds = _NOT_MAGNITUDE & set(map(str, fields.get("ImageType", [])))
+        if kinds:
+            what = f"holds images of type {', '.join(sorted(kinds))}, not magnitudes"
+            raise UsageError(Fault(folder, what, "Give the folder of the magnitudes"))
         data = found.get_fdata(dtype=np.float32)
         image = nib.Nifti1Image(data, found.affine)
         image.header.set_xyzt_units("mm", "sec")

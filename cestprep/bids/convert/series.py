@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cestprep.bids.convert.source import read_numbers
-from cestprep.bids.pulseq import describe, play
+from cestprep.bids.pulseq import describe, other_field, play, remarks
 from cestprep.errors import Fault, UsageError
 
 
@@ -56,11 +56,19 @@ class Stated:
 
 @dataclass(frozen=True)
 class Series:
-    """Table, sidecar and what only the sequence says."""
+    """Table, sidecar, and sentences on what was made of the input.
+
+    Attributes
+    ----------
+    table : DataFrame
+    fields : dict
+    notes : tuple of str
+        Rows that were marked or added, and what only the sequence says.
+    """
 
     table: pd.DataFrame
     fields: dict[str, Any]
-    unsaid: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Questions(UsageError):  # noqa: N818
@@ -84,10 +92,14 @@ def of_stated(stated: Stated, volumes: int) -> Series:
     UsageError
         If files cannot be read or do not belong together.
     """
+    unasked = _unasked(stated)
+    first = _TABLES if stated.sequence is None else ("--frequency-mhz",)
+    if any(fault.where in first for fault in unasked):
+        raise Questions(pd.DataFrame(), *unasked)
     found = _of_sequence(stated) if stated.sequence is not None else _of_tables(stated, volumes)
-    table, fields, unsaid = found
-    table, faults = _with_references(table, stated, volumes)
-    faults = [*_unasked(stated), *faults]
+    table, fields, notes = found
+    table, marked, faults = _with_references(table, stated, volumes)
+    faults = [*unasked, *faults]
     if faults:
         raise Questions(table, *faults)
     fields |= {
@@ -98,7 +110,7 @@ def of_stated(stated: Stated, volumes: int) -> Series:
     }
     if "SaturationB1Definition" not in fields or stated.sequence is None:
         fields["SaturationB1Definition"] = stated.b1_definition
-    return Series(table, fields, unsaid)
+    return Series(table, fields, (*marked, *notes))
 
 
 def _plain(number: float | None) -> float | int | None:
@@ -106,28 +118,37 @@ def _plain(number: float | None) -> float | int | None:
     return int(number) if number is not None and float(number).is_integer() else number
 
 
+#: Options of the columns of a table, without which there is none.
+_TABLES = ("--offsets", "--b1", "--saturation-duration", "--recovery")
+
+
 def _unasked(stated: Stated) -> list[Fault]:
     """Questions about what no file says."""
-    ask = [
-        ("field_t", "--field-t", "the field strength is not said", "Give it in T"),
-        ("frequency_mhz", "--frequency-mhz", "the scanner frequency, the reference of ppm, is not "
-         "said", "Give it in MHz as the scanner had it, not computed from the field"),
+    ask: list[tuple[Any, str, str, str]] = [
+        (stated.field_t, "--field-t", "the field strength is not said", "Give it in T"),
+        (stated.frequency_mhz, "--frequency-mhz", "the scanner frequency, the reference of ppm, is "
+         "not said", "Give it in MHz as the scanner had it, not computed from the field"),
+        (stated.m0, "--m0", "it is not said which volumes are unsaturated references",
+         "Give first, zero-b1 or none"),
     ]  # fmt: skip
     if stated.sequence is None:
+        durations, recoveries = stated.durations, stated.recoveries
+        neither = "neither a sequence nor this table is given"
+        seconds = "Give seconds, or a table of seconds"
         ask += [
-            ("b1_definition", "--b1-definition", "it is not said what the B1 numbers are",
+            (stated.b1_definition, "--b1-definition", "it is not said what the B1 numbers are",
              "Give rms, mean or peak of one pulse, or cwpe of the whole train"),
-            ("offset_unit", "--offset-unit", "the unit of the offsets is not said",
+            (stated.offset_unit, "--offset-unit", "the unit of the offsets is not said",
              "Give ppm or Hz"),
-            ("positive_offset", "--positive-offset", "it is not said where positive offsets lie",
+            (stated.positive_offset, "--positive-offset",
+             "it is not said where positive offsets lie",
              "Give downfield (amide at +3.5 ppm) or upfield"),
+            (stated.offsets, "--offsets", neither, "Give both tables or --seq"),
+            (stated.b1, "--b1", neither, "Give both tables or --seq"),
+            (durations or stated.duration_s, "--saturation-duration", "is not given", seconds),
+            (recoveries or stated.recovery_s, "--recovery", "is not given", seconds),
         ]  # fmt: skip
-    ask.append(
-        ("m0", "--m0", "it is not said which volumes are unsaturated references",
-         "Give first, zero-b1 or none")
-    )  # fmt: skip
-    return [Fault(option, what, mend) for name, option, what, mend in ask
-            if getattr(stated, name) is None]  # fmt: skip
+    return [Fault(option, what, mend) for answer, option, what, mend in ask if answer is None]
 
 
 _Found = tuple[pd.DataFrame, dict[str, Any], tuple[str, ...]]
@@ -135,26 +156,23 @@ _Found = tuple[pd.DataFrame, dict[str, Any], tuple[str, ...]]
 
 def _of_sequence(stated: Stated) -> _Found:
     assert stated.sequence is not None
-    if stated.frequency_mhz is None:
-        fault = Fault(
-            "--frequency-mhz",
-            "the scanner frequency is not said; a sequence holds Hz, whose ppm depend on it",
-            "Give it in MHz as the scanner had it",
-        )
-        raise Questions(pd.DataFrame(), fault)
-    found = describe(play(stated.sequence, stated.frequency_mhz))
-    return found.table, dict(found.fields), found.unsaid
+    assert stated.frequency_mhz is not None  # asked before
+    other = other_field(stated.sequence, stated.frequency_mhz)
+    if other:
+        mend = "Give the frequency of the scanner, or the sequence that it played"
+        raise UsageError(Fault(stated.sequence, other, mend))
+    played = play(stated.sequence, stated.frequency_mhz)
+    found = describe(played)
+    name = stated.sequence.name
+    only = tuple(f"Only {name} says: {sentence}" for sentence in found.unsaid)
+    own = tuple(f"{name} says of itself: {text}." for text in remarks(stated.sequence, played))
+    return found.table, dict(found.fields), only + own
 
 
 def _of_tables(stated: Stated, volumes: int) -> _Found:
     """Rows of the text tables, which may leave out a first reference volume."""
-    missing = [
-        Fault(option, "neither a sequence nor this table is given", "Give both tables or --seq")
-        for option, path in (("--offsets", stated.offsets), ("--b1", stated.b1))
-        if path is None
-    ]
-    if missing or stated.offsets is None or stated.b1 is None:
-        raise UsageError(*missing)
+    assert stated.offsets is not None
+    assert stated.b1 is not None  # asked before
     offsets, b1 = read_numbers(stated.offsets), read_numbers(stated.b1)
     count = max(offsets.size, b1.size)
     if count not in (volumes, volumes - 1) or {offsets.size, b1.size} - {1, count}:
@@ -168,49 +186,68 @@ def _of_tables(stated: Stated, volumes: int) -> _Found:
         "volume_type": "saturated",
         "saturation_offset": scale * offsets,
         "saturation_b1": b1,
-        "saturation_duration": _column(
-            "--saturation-duration", stated.durations, stated.duration_s, count
-        ),
-        "recovery_time": _column("--recovery", stated.recoveries, stated.recovery_s, count),
+        "saturation_duration": _column(stated.durations, stated.duration_s, count),
+        "recovery_time": _column(stated.recoveries, stated.recovery_s, count),
     }
     wide = {k: np.broadcast_to(v, count).copy() for k, v in columns.items()}
     return pd.DataFrame(wide), {}, ()
 
 
-def _column(option: str, path: Path | None, value: float | None, count: int) -> np.ndarray:
-    if path is not None:
-        return read_numbers(path, count)
-    if value is None:
-        raise UsageError(Fault(option, "is not given", "Give seconds, or a table of seconds"))
-    return np.array([value])
+def _column(path: Path | None, value: float | None, count: int) -> np.ndarray:
+    return np.array([value]) if path is None else read_numbers(path, count)
+
+
+#: A reference has no pulse, or one at least so far from water, in ppm.
+_FAR_PPM = 20.0
 
 
 def _with_references(
     table: pd.DataFrame, stated: Stated, volumes: int
-) -> tuple[pd.DataFrame, list[Fault]]:
-    """The table with its unsaturated volumes marked, and what is wrong with their number."""
+) -> tuple[pd.DataFrame, list[str], list[Fault]]:
+    """The table with its references marked, what was done to it, and what is wrong with it."""
+    notes: list[str] = []
     one_short = len(table) == volumes - 1
-    if stated.m0 == "first" and one_short and table["saturation_b1"].iloc[0] == 0:
-        what = "the tables begin with a row without B1, so another one is missing"
-        return table, [Fault("--m0", what, "Give one row per volume, or no row for the first")]
-    if stated.m0 == "first" and one_short:
+    first_is_silent = bool(table["saturation_b1"].iloc[0] == 0)
+    if stated.m0 == "first" and one_short and not first_is_silent:
         first = table.iloc[:1].assign(saturation_b1=0.0, saturation_duration=0.0)
         table = pd.concat([first, table], ignore_index=True)
-    elif len(table) != volumes:
-        what = f"there are {len(table)} rows for {volumes} volumes"
-        mend = "Give --m0 first if the first volume is a reference that the tables leave out"
-        return table, [Fault("--m0", what, mend if one_short else "Give one row per volume")]
+        waits = f"recovery {first['recovery_time'].iloc[0]:g} s as that of the next"
+        notes.append(f"A first row was added for the reference, {waits}.")
+    what = _wrong_references(table, stated.m0, volumes)
+    if what:
+        return table, notes, [Fault("--m0", *what)]
     reference = table["saturation_b1"] == 0
-    if stated.m0 == "first":
-        reference |= table.index == 0
-    if stated.m0 == "none" and reference.any():
-        what = f"{int(reference.sum())} volumes have no saturation, but --m0 says none"
-        return table, [Fault("--m0", what, "Give zero-b1 or first")]
-    if stated.m0 == "zero-b1" and not reference.any():
-        what = "no volume is without saturation, but --m0 says some are references"
-        return table, [Fault("--m0", what, "Give first or none")]
+    if stated.m0 == "first" and not reference.iloc[0]:
+        reference.iloc[0] = True
+        row = table.iloc[0]
+        played = f"{row['saturation_b1']:g} uT at {row['saturation_offset']:g} ppm"
+        notes.append(f"Row 1 ({played}) is taken as the reference.")
     table = table.assign(volume_type=np.where(reference, "m0scan", "saturated"))
     silent = reference & (table["saturation_b1"] == 0)
     table.loc[silent, "saturation_offset"] = np.nan
     table.loc[silent, "saturation_duration"] = 0.0
-    return table, []
+    return table, notes, []
+
+
+def _wrong_references(table: pd.DataFrame, m0: str | None, volumes: int) -> tuple[str, str] | None:
+    """What contradicts the answer to ``--m0`` and how to mend it, if anything."""
+    one_short = len(table) == volumes - 1
+    silent = table["saturation_b1"] == 0
+    if m0 == "first" and one_short:  # whose first row was left out already
+        what = "the tables begin with a row without B1, so another one is missing"
+        return what, "Give one row per volume, or no row for the first"
+    if len(table) != volumes:
+        mend = "Give --m0 first if the first volume is a reference that the tables leave out"
+        what = f"there are {len(table)} rows for {volumes} volumes"
+        return what, mend if one_short else "Give one row per volume"
+    if m0 == "none" and silent.any():
+        what = f"{int(silent.sum())} volumes have no saturation, but --m0 says none"
+        return what, "Give zero-b1 or first"
+    if m0 == "zero-b1" and not silent.any():
+        what = "no volume is without saturation, but --m0 says some are references"
+        return what, "Give first or none"
+    near = abs(table["saturation_offset"].iloc[0])
+    if m0 == "first" and not silent.iloc[0] and near < _FAR_PPM:
+        what = f"row 1 saturates {near:g} ppm from water, which is no reference"
+        return what, "Give none, or one row less if a reference came before it"
+    return None

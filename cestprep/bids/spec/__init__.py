@@ -53,6 +53,8 @@ MAP_SUFFIXES = {"T1": "T1map", "T2": "T2map", "B0": "fieldmap", "B1": "TB1map"}
 QUANTITIES = {suffix: quantity for quantity, suffix in MAP_SUFFIXES.items()}
 MAP_FOLDERS = {"T1": "anat", "T2": "anat", "B0": "fmap", "B1": "fmap"}
 MAGNITUDE, MASK, SEGMENTATION = "magnitude", "mask", "dseg"
+#: ``desc`` of a series that estimation can start from.
+PREPROCESSED = "preproc"
 #: Series with a context table.
 TABLED = (SERIES, _OBJECTS["suffixes"]["WASABI"]["value"])
 #: What one series of prepared images is called, and the field with a number per volume.

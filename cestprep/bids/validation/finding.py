@@ -32,6 +32,11 @@ class Finding:
     mend: str
     severity: Severity = "error"
 
+    @property
+    def is_advice(self) -> bool:
+        """Whether it is about a field that BIDS would like to see."""
+        return "RECOMMENDED" in self.rule
+
     def __str__(self) -> str:
         return f"{self.severity} {self.rule} {self.file}: {self.what}. {self.mend}."
 

@@ -13,6 +13,7 @@ from cestprep.bids.sidecars import companion, metadata, parse_name
 from cestprep.bids.spec import MAP, PREPARED, PULSE_FIELDS, REPORT_BIDSIGNORE, SERIES, SERIES_FIELDS
 from cestprep.bids.spec.schema import extended
 from cestprep.bids.validation.finding import Finding, relative
+from cestprep.bids.validation.official import read_ignored
 from cestprep.errors import InputError
 
 #: What lies beside the data; the official validator leaves these out too.
@@ -53,9 +54,7 @@ def _names(root: Path) -> Iterator[Finding]:
 
 def _ignored(root: Path) -> Any:
     """Whether the last part of a path matches a pattern of reports in ``.bidsignore``."""
-    file = root / ".bidsignore"
-    lines = file.read_text("utf-8").splitlines() if file.exists() else []
-    patterns = [line.strip() for line in lines if line.strip() in REPORT_BIDSIGNORE]
+    patterns = [line.strip() for line in read_ignored(root) if line.strip() in REPORT_BIDSIGNORE]
     return lambda path: any(path.match(p) or p.strip("*/") in path.parts for p in patterns)
 
 
@@ -74,11 +73,30 @@ def _fields(root: Path) -> Iterator[Finding]:
         yield Finding(description.name, f"JSON_KEY_REQUIRED {key}", "is missing", "Add the field")
     for path in _files(root):
         entities, suffix, extension = parse_name(path.name)
+        if extension == ".json":
+            yield from _values(path, root)
         if extension in (".nii", ".nii.gz"):
             for key in _needed(path, root, suffix, entities, derivative):
                 what = f"{key} is missing from its sidecar"
                 name = relative(path, root)
                 yield Finding(name, f"SIDECAR_KEY_REQUIRED {key}", what, "Add the field")
+
+
+def _values(sidecar: Path, root: Path) -> Iterator[Finding]:
+    """Fields whose values the schema has no room for."""
+    from jsonschema import Draft202012Validator
+
+    known = extended()["objects"]["metadata"]
+    try:
+        fields = read_json(sidecar)
+    except InputError as exc:
+        yield Finding(relative(sidecar, root), "JSON_INVALID", exc.faults[0].what, "Mend the file")
+        return
+    for key, value in fields.items():
+        if key in known and not Draft202012Validator(known[key]).is_valid(value):
+            what = f"{key} is {value!r}, which the schema does not allow"
+            rule, mend = f"JSON_SCHEMA_VALIDATION_ERROR {key}", "Correct the value"
+            yield Finding(relative(sidecar, root), rule, what, mend)
 
 
 def _needed(

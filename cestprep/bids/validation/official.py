@@ -6,12 +6,18 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cestprep.bids.spec import DERIVATIVE_BIDSIGNORE, RAW_BIDSIGNORE, REPORT_BIDSIGNORE
+from cestprep.bids.spec import (
+    DERIVATIVE_BIDSIGNORE,
+    PREPARED,
+    RAW_BIDSIGNORE,
+    REPORT_BIDSIGNORE,
+    TABLED,
+)
 from cestprep.bids.spec.schema import extended
 from cestprep.bids.validation.finding import Finding, Severity
 from cestprep.errors import Fault, UsageError
@@ -87,15 +93,34 @@ def _run(dataset: Path, extra: list[str]) -> list[Finding]:
     if done.returncode not in _DONE:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise UsageError(Fault(exe, f"failed ({reason})", "Install it again"))
-    return [_finding(issue) for issue in json.loads(done.stdout)["issues"]["issues"]]
+    try:
+        said = json.loads(done.stdout)["issues"]
+    except ValueError:
+        raise UsageError(Fault(exe, "gave no result", "Install it again")) from None
+    return [_finding(issue, said.get("codeMessages", {})) for issue in said["issues"]]
 
 
-def _finding(issue: dict[str, Any]) -> Finding:
-    rule = " ".join(filter(None, (issue["code"], issue.get("subCode"))))
-    text = " ".join((issue.get("issueMessage") or issue.get("rule") or "breaks the rule").split())
+def _finding(issue: dict[str, Any], messages: Mapping[str, str]) -> Finding:
+    """Its own words, else those of its rule."""
+    code = issue["code"]
+    rule = " ".join(filter(None, (code, issue.get("subCode"))))
+    known = issue.get("issueMessage") or messages.get(code) or issue.get("rule")
+    text = " ".join((known or "breaks the rule").split())
     where = str(issue.get("location", "")).lstrip("/") or "dataset"
     severity: Severity = "error" if issue.get("severity") == "error" else "warning"
     return Finding(where, rule, text.rstrip("."), _MENDS.get(issue["code"], _ASK), severity)
+
+
+def read_ignored(dataset: Path) -> list[str]:
+    """Lines of ``.bidsignore``."""
+    ignore = dataset / ".bidsignore"
+    return ignore.read_text("utf-8", errors="replace").splitlines() if ignore.is_file() else []
+
+
+def _hides(line: str) -> bool:
+    """Whether a line of ``.bidsignore`` hides files of CEST-BIDS."""
+    known = {*RAW_BIDSIGNORE, *DERIVATIVE_BIDSIGNORE} - set(REPORT_BIDSIGNORE)
+    return line.strip() in known or any(suffix in line for suffix in (*TABLED, *PREPARED))
 
 
 @contextmanager
@@ -104,16 +129,14 @@ def _seen_whole(dataset: Path, view: Path) -> Iterator[Path]:
 
     They hide files from every schema: what passes the released one would pass ours unseen.
     """
-    ignore = dataset / ".bidsignore"
-    ours = {*RAW_BIDSIGNORE, *DERIVATIVE_BIDSIGNORE} - set(REPORT_BIDSIGNORE)
-    lines = ignore.read_text("utf-8").splitlines() if ignore.exists() else []
-    if not ours & {line.strip() for line in lines}:
+    lines = read_ignored(dataset)
+    kept = [line for line in lines if not _hides(line)]
+    if kept == lines:
         yield dataset
         return
     view.mkdir()
     for entry in dataset.iterdir():
         if entry.name != ".bidsignore":
             (view / entry.name).symlink_to(entry.resolve(), target_is_directory=entry.is_dir())
-    kept = [line for line in lines if line.strip() not in ours]
     (view / ".bidsignore").write_text("\n".join(kept) + "\n", "utf-8")
     yield view
