@@ -48,7 +48,7 @@ Rounds = dict[tuple[str, int, str], list[float]]
 
 def protocol_of(pools: int, n_saturated: int):  # type: ignore[no-untyped-def]
     """Offsets and amplitudes in the published ranges; nothing is copied."""
-    from cestprep.phantom.head import fingerprinting_protocol
+    from cestprep.phantom.protocols import fingerprinting_protocol
 
     offsets = (6.0, 14.0) if pools == 2 else (3.5, 3.5)
     return fingerprinting_protocol(offsets, FREQUENCY_MHZ, True, n_saturated)

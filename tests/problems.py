@@ -8,7 +8,7 @@ import numpy as np
 from cestprep.data import load_recipe
 from cestprep.inference.problem import InverseProblem, Observation
 from cestprep.inference.recipe import Recipe
-from cestprep.phantom.head import fingerprinting_protocol
+from cestprep.phantom.protocols import fingerprinting_protocol
 
 OFFSETS = {"mt": (6.0, 14.0), "amide": (3.5, 3.5)}
 

@@ -20,7 +20,7 @@ from cestprep.data import load_recipe
 from cestprep.inference.methods.voxelwise import estimate
 from cestprep.inference.problem import InverseProblem
 from cestprep.inference.recipe import Recipe
-from cestprep.phantom.head import fingerprinting_protocol
+from cestprep.phantom.protocols import fingerprinting_protocol
 
 MM_PER_FRACTION = 110e3 / 3  # three exchanging protons per molecule, 110 M water protons
 

@@ -18,7 +18,7 @@ from benchmarks.validation import cases
 from cestprep.data import load_recipe
 from cestprep.inference.problem import InverseProblem
 from cestprep.inference.recipe import Recipe
-from cestprep.phantom.head import fingerprinting_protocol
+from cestprep.phantom.protocols import fingerprinting_protocol
 from cestprep.physics.protocol import Protocol, Readout, Recovery, Saturation, Spoil
 
 sys.path.insert(0, str(cases.ROOT / "tests" / "physics"))

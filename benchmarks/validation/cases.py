@@ -18,7 +18,7 @@ import numpy as np
 from cestprep.data import load_recipe
 from cestprep.inference.problem import InverseProblem, Observation
 from cestprep.inference.recipe import Recipe
-from cestprep.phantom.head import fingerprinting_protocol
+from cestprep.phantom.protocols import fingerprinting_protocol
 from cestprep.phantom.sampler import draw_prior, draw_tissue
 from cestprep.physics.pools import ExchangingPool
 from cestprep.physics.protocol import Readout, Recovery, Saturation

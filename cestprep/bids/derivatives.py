@@ -11,21 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from cestprep import __version__
-from cestprep.bids.files import (
-    copy_file,
-    load_image,
-    read_json,
-    write_image,
-    write_json,
-    write_text,
-)
+from cestprep.bids.description import write_description
+from cestprep.bids.files import copy_file, load_image, read_json, write_image, write_json
 from cestprep.bids.observe import Record
 from cestprep.bids.plan import SessionPlan, StagePlan
 from cestprep.bids.sidecars import companion
 from cestprep.bids.spec import (
     DATATYPE,
-    DERIVATIVE_BIDSIGNORE,
     MAP,
     MASK,
     NETWORK,
@@ -145,16 +137,9 @@ def write_dataset(out_dir: Path, links: Mapping[str, Path]) -> None:
                 )
             )
     uris = earlier | uris
-    description = {
-        "Name": "cestprep derivatives",
-        "BIDSVersion": "1.11.0",
-        "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "cestprep", "Version": __version__}],
-        "SourceDatasets": [{"URL": uri} for uri in uris.values()],
-        "DatasetLinks": uris,
-    }
-    write_json(path, description)
-    write_text(out_dir / ".bidsignore", "\n".join(DERIVATIVE_BIDSIGNORE) + "\n")
+    sources = [{"URL": uri} for uri in uris.values()]
+    links_of = {"SourceDatasets": sources, "DatasetLinks": uris}
+    write_description(out_dir, "cestprep derivatives", "derivative", "cestprep", **links_of)
 
 
 def _earlier_links(path: Path) -> dict[str, str]:

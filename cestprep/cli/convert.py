@@ -14,7 +14,7 @@ from cestprep.bids.spec import ACQUISITION_TYPES, B1_DEFINITIONS, MAP_SUFFIXES
 from cestprep.errors import Fault, UsageError
 
 if TYPE_CHECKING:
-    from cestprep.bids.convert.dataset import Place
+    from cestprep.bids.convert.dataset import Kind, Place
     from cestprep.bids.convert.series import Stated
 
 _MAPS = {"T1map": ("s",), "T2map": ("s",), "fieldmap": ("Hz", "ppm"), "TB1map": ("percent",)}
@@ -95,7 +95,8 @@ def _add_series(parser: argparse.ArgumentParser) -> None:
     add(
         "--m0",
         choices=("first", "zero-b1", "none"),
-        help="which volumes are unsaturated references",
+        help="unsaturated references: the first volume (the tables may leave it out), all with "
+        "B1 0, or none",
     )
     add(
         "--frequency-mhz", type=_positive, metavar="MHZ", help="scanner frequency, reference of ppm"
@@ -273,7 +274,7 @@ def _stated(options: argparse.Namespace) -> Stated:
     from cestprep.bids.convert.series import Stated
 
     given = {name: getattr(options, name) for name in _FIELDS}
-    fields = {_FIELDS[k]: _plain(v) for k, v in given.items() if v is not None}
+    fields = {_FIELDS[k]: v for k, v in given.items() if v is not None}
     timed: dict[str, Any] = {}
     for name, table, value in (
         ("saturation_duration", "durations", "duration_s"),
@@ -290,10 +291,6 @@ def _stated(options: argparse.Namespace) -> Stated:
         fields=fields,
         **timed,
     )
-
-
-def _plain(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _check_series(options: argparse.Namespace) -> None:
@@ -352,7 +349,7 @@ def _series(options: argparse.Namespace) -> int:
 
 def _add(
     options: argparse.Namespace,
-    kind: tuple[str, str],
+    kind: tuple[Kind, str],
     write: Callable[[Place], list[Path]],
     fields: Mapping[str, Any],
 ) -> list[str]:
@@ -363,12 +360,12 @@ def _add(
     list of str
         Paths written and warnings.
     """
-    from cestprep.bids.convert.dataset import is_new, write_description
+    from cestprep.bids.convert.dataset import is_new, write_new
     from cestprep.bids.convert.staging import staged
 
     new = is_new(options.dataset, kind[0])
     with staged(_place(options)) as stage:
-        files = write_description(stage.place.root, *kind) if new else []
+        files = write_new(stage.place.root, *kind) if new else []
         files += write(stage.place)
         stage.check_inherited(files[-1], fields, _STATED)
         warnings = stage.check()
@@ -408,6 +405,7 @@ def _show(table: Any) -> None:
 
 def _map(options: argparse.Namespace) -> int:
     from cestprep.bids.convert.dataset import write_magnitude, write_map
+    from cestprep.bids.convert.series import plain
 
     known = _MAPS[options.suffix]
     if options.units not in known:
@@ -418,7 +416,7 @@ def _map(options: argparse.Namespace) -> int:
     _check_3d(options, image)
     if options.positive_field == "below":
         image = type(image)(-image.get_fdata(dtype="float32"), image.affine, image.header)
-    field = {} if options.field_t is None else {"MagneticFieldStrength": _plain(options.field_t)}
+    field = {} if options.field_t is None else {"MagneticFieldStrength": plain(options.field_t)}
     fields = {"Units": options.units, **field}
     magnitude = None if options.magnitude is None else _magnitude(options)
 

@@ -17,7 +17,7 @@ from cestprep.cli.failures import internal_error, say_faults
 from cestprep.cli.simulate import add_simulate
 from cestprep.cli.train import add_train
 from cestprep.cli.validate import add_validate
-from cestprep.errors import Fault, InputError
+from cestprep.errors import Fault, InputError, UsageError
 
 #: Of what the system refuses to read or to write.
 _MEND = "Check the path, its permissions and the room on the disk, or choose another folder"
@@ -33,12 +33,17 @@ def make_parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo",
         help="write a small synthetic CEST-BIDS session with its truth",
-        description="Write a small synthetic CEST-BIDS session: MT and amide fingerprinting, "
-        "T1, T2, B0 and B1 maps, a brain mask and tissue labels (derivatives/masks), and the true "
-        "parameters (derivatives/truth).",
+        description="Write a synthetic CEST-BIDS session: MT and amide fingerprinting with maps of "
+        "T1, T2, B0 and B1, a brain mask and tissue labels (derivatives/masks), or the scans such "
+        "maps come from; and the true parameters (derivatives/truth).",
     )
     demo.add_argument("out", type=Path, metavar="OUT", help="folder to write; must not exist yet")
     demo.add_argument("--seed", type=int, default=0, help="seed of tissue variation and noise")
+    demo.add_argument("--size", choices=("micro", "tiny", "small", "full"), default="micro",
+                      help="micro: a few voxels, maps supplied (default); else a moving digital "
+                      "head with raw scans of T1, T2, B0 and B1, of 5, 3 or 1.8 mm")  # fmt: skip
+    demo.add_argument("--lesion", action="store_true",
+                      help="a glioma-like lesion in the digital head")  # fmt: skip
     demo.add_argument("--animal", action="store_true",
                       help="7 T, continuous-wave saturation (recipe mouse-7t) instead of 3 T, "
                       "pulsed spin lock (recipe brain-3t)")  # fmt: skip
@@ -53,6 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _demo(options: argparse.Namespace) -> int:
     from cestprep.bids.demo import DemoOptions, write_demo
+    from cestprep.bids.files import replacing_folder
     from cestprep.data import load_recipe
     from cestprep.inference.recipe import Recipe
 
@@ -60,18 +66,48 @@ def _demo(options: argparse.Namespace) -> int:
         print(f"cestprep-tools: error: {options.out}: exists already. Choose a new folder.",
               file=sys.stderr)  # fmt: skip
         return 2
+    if options.size != "micro":
+        return _digital_head(options)
+    if options.lesion:
+        what = "is only in the digital head"
+        raise UsageError(Fault("--lesion", what, "Give --size tiny, small or full"))
     if options.animal:
         recipe = Recipe.from_mapping(load_recipe("mouse-7t"))
         demo = DemoOptions(recipe, 298.03, pulsed=False, shape=(20, 20, 1), seed=options.seed)
     else:
         demo = DemoOptions(Recipe.from_mapping(load_recipe("brain-3t")), seed=options.seed)
     print(f"Simulating a session with recipe {demo.recipe.name} ...", flush=True)
-    write_demo(options.out, demo)
+    with replacing_folder(options.out) as folder:
+        write_demo(folder, demo)
     masks = options.out / "derivatives/masks"
     print(
         f"Written to {options.out}. Now, for example:\n  cestprep {options.out} OUT participant "
         f"--recipe {demo.recipe.name} --derivatives masks={masks} -w WORK"
     )
+    return 0
+
+
+def _digital_head(options: argparse.Namespace) -> int:
+    from cestprep.bids.digital import Options, write_session
+    from cestprep.bids.files import replacing_folder
+    from cestprep.data import load_recipe
+    from cestprep.inference.recipe import Recipe
+    from cestprep.progress import ProgressLine
+
+    if options.animal:
+        what = "has no digital head"
+        raise UsageError(Fault("--animal", what, "Leave --size out"))
+    recipe = Recipe.from_mapping(load_recipe("brain-3t"))
+    made = Options(recipe, options.size, options.seed, options.lesion)
+    lines: dict[str, ProgressLine] = {}
+
+    def progress(name: str, done: int, total: int) -> None:
+        lines.setdefault(name, ProgressLine(name, "volumes"))(done, total)
+
+    print(f"Drawing a digital head, size {options.size} ...", flush=True)
+    with replacing_folder(options.out) as folder:
+        write_session(folder, made, progress)
+    print(f"Written to {options.out}; the truth is in {options.out / 'derivatives/truth'}.")
     return 0
 
 

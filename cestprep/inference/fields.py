@@ -7,16 +7,17 @@ neither, which shifts B0 and B1 where the readout does not start every volume an
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from cestprep.inference import least_squares
 from cestprep.inference.chunks import Progress
 from cestprep.inference.estimate import Estimate, Validity
 from cestprep.inference.measured import Measured
-from cestprep.inference.problem import InverseProblem, Observation
+from cestprep.inference.problem import InverseProblem, Observation, predict_voxels
 from cestprep.inference.recipe import AUXILIARY, FreeParameter
 from cestprep.inference.residual import departures, fit_measured
 from cestprep.physics.pools import PoolModel
@@ -28,6 +29,11 @@ B0_RANGE, B1_RANGE = (-1.5, 1.5), (0.2, 1.8)
 _B0_STARTS, _B1_STARTS = np.linspace(-1.2, 1.2, 49), np.linspace(0.4, 1.6, 25)
 #: T1 and T2 (s) for which signals are looked up: white and grey matter, fluid, and short ones.
 _KINDS = np.array([(0.4, 0.03), (0.9, 0.07), (1.5, 0.1), (2.5, 0.3), (4.0, 1.5)]).T
+#: A residual this many times the median one may be that of a wrong minimum; others lie this far
+#: away, in ppm and in B1.
+_BAD, _ELSEWHERE = 1.25, 0.2
+#: Voxels looked up together.
+_TOGETHER = 10_000
 
 
 def wasabi_problem(protocol: Protocol) -> InverseProblem:
@@ -55,8 +61,7 @@ def fit_wasabi(
     measured = Measured.of(wasabi_problem(protocol), observation)
     if not measured.count:
         return measured.blank()
-    options = least_squares.Options()
-    fit = fit_measured(measured, options, progress, _looked_up(measured))
+    fit = _fit(measured, progress)
     return measured.finish(
         fit.theta,
         fit.covariance,
@@ -67,19 +72,44 @@ def fit_wasabi(
     )
 
 
-def _looked_up(measured: Measured) -> np.ndarray:
-    """B0 and B1 whose signal is most like each voxel's, shape (2, F)."""
+def _fit(measured: Measured, progress: Progress | None) -> least_squares.Fit:
+    """Fit from the likeliest place; where that ends badly, from the likeliest one elsewhere too."""
+    options = least_squares.Options()
+    fit = fit_measured(measured, options, progress, _looked_up(measured))
+    left = np.asarray(fit.residual_norm)
+    bad = np.flatnonzero(~(left < _BAD * np.median(left)))
+    if not bad.size:
+        return fit
+    part = measured.take(bad)
+    start = _looked_up(part, avoid=np.asarray(fit.theta)[:, bad])
+    again = fit_measured(part, options, None, start)
+    better = np.asarray(again.residual_norm) < left[bad]
+    pairs = zip(fit, again, strict=True)
+    return least_squares.Fit(*(_replaced(a, b, bad, better) for a, b in pairs))
+
+
+def _replaced(old: Array, new: Array, where: np.ndarray, better: np.ndarray) -> Any:
+    """Values, voxels last, with those of some voxels replaced where they are better."""
+    replaced = np.array(old)
+    replaced[..., where[better]] = np.asarray(new)[..., better]
+    return replaced
+
+
+def _looked_up(measured: Measured, avoid: np.ndarray | None = None) -> np.ndarray:
+    """B0 and B1 whose signal is most like each voxel's, shape (2, F); not near ``avoid``."""
     places = np.array(list(product(_B0_STARTS, _B1_STARTS))).T
     away = np.log(measured.known[:, None]) - np.log(_KINDS[:, :, None])
     kind = np.argmin(np.sum(away**2, axis=0), axis=0)
     found = np.zeros((2, measured.count))
     for number in np.unique(kind):
         known = np.broadcast_to(_KINDS[:, number, None], (2, places.shape[1]))
-        table = _signals(measured.problem, jnp.asarray(places), jnp.asarray(known))
-        chosen = np.flatnonzero(kind == number)
-        likeness = np.asarray(table).T @ measured.data[:, chosen]
-        found[:, chosen] = places[:, np.argmax(likeness, axis=0)]
+        table = predict_voxels(measured.problem, jnp.asarray(places), jnp.asarray(known))
+        of_kind = np.flatnonzero(kind == number)
+        for first in range(0, of_kind.size, _TOGETHER):
+            chosen = of_kind[first : first + _TOGETHER]
+            likeness = np.asarray(table).T @ measured.data[:, chosen]
+            if avoid is not None:
+                near = np.abs(places[:, :, None] - avoid[:, None, chosen]).max(axis=0) < _ELSEWHERE
+                likeness[near] = -np.inf
+            found[:, chosen] = places[:, np.argmax(likeness, axis=0)]
     return found
-
-
-_signals = jax.jit(InverseProblem.predict, static_argnums=0)

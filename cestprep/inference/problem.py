@@ -124,9 +124,9 @@ class InverseProblem:
         return named
 
     def signal(self, theta: Array, known: Array) -> Array:
-        """Simulated signal before normalisation, shape (n_volumes, V)."""
+        """Simulated magnitudes before normalisation, shape (n_volumes, V)."""
         p = self.parameters(theta, known)
-        return simulate.signal(self.protocol, self.model, p, self.solver)
+        return jnp.abs(simulate.signal(self.protocol, self.model, p, self.solver))
 
     def predict(self, theta: Array, known: Array) -> Array:
         """Simulated signal, normalised like `normalize` does with data (free-scale: unchanged)."""

@@ -12,7 +12,7 @@ import numpy as np
 from cestprep.phantom.tissues import TISSUES
 from cestprep.physics import simulate
 from cestprep.physics.pools import PoolModel
-from cestprep.physics.protocol import Block, Protocol, Readout, Recovery, Saturation, Spoil
+from cestprep.physics.protocol import Protocol
 
 #: Label of each tissue in the label image.
 LABELS = {"CSF": 1, "GM": 2, "WM": 3}
@@ -74,36 +74,6 @@ def make_head(shape: tuple[int, int, int], seed: int) -> Head:
     parameters["b0_ppm"] = (0.15 * x - 0.1 * y**2 + 0.05 * z)[mask]
     parameters["b1_scale"] = (1.08 - 0.2 * (x**2 + y**2))[mask]
     return Head(labels, parameters)
-
-
-def fingerprinting_protocol(offsets_ppm: tuple[float, float], frequency_mhz: float, pulsed: bool,
-                            n_saturated: int = 30) -> Protocol:  # fmt: skip
-    """An M0 volume and a varied saturation schedule, in the manner of published protocols.
-
-    Offsets (low, high) and amplitudes up to 4 uT follow van der Corput sequences, so nothing is
-    copied and nothing is random.
-    """
-    readout = Readout(15.0, 45, 0.02837) if pulsed else Readout(90.0)
-    blocks: list[Block] = [Recovery(15.0), readout]
-    low, high = offsets_ppm
-    for i in range(n_saturated):
-        offset = low if low == high else round(low + (high - low) * _radical_inverse(i + 1, 3), 1)
-        b1 = round(0.3 + 3.7 * _radical_inverse(i + 1, 2), 1)
-        if pulsed:
-            saturation = Saturation(offset, b1, 0.1, 13, 0.1, "ideal")
-        else:
-            saturation = Saturation(offset, b1, 2.5)
-        blocks += [Recovery(15.0 if i == 0 else 1.0), saturation, Spoil(), readout]
-    return Protocol(tuple(blocks), frequency_mhz, (True, *(False,) * n_saturated))
-
-
-def _radical_inverse(index: int, base: int) -> float:
-    value, scale = 0.0, 1.0 / base
-    while index:
-        value += scale * (index % base)
-        index //= base
-        scale /= base
-    return value
 
 
 def noisy_signal(head: Head, protocol: Protocol, model: PoolModel, constants: Mapping[str, float],

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import ndimage
 
 from cestprep.imaging.grid import Grid
 from cestprep.imaging.transforms import apply
-from cestprep.phantom.anatomy import Anatomy
+from cestprep.phantom.anatomy import BRAIN, Anatomy
 from cestprep.phantom.smooth import smooth_field
 from cestprep.phantom.tissues import HEAD_TISSUES
 
@@ -113,8 +114,67 @@ class Series:
             inside = share > 0
             coarse = self.subject.coarse
             signal = self.signals[tissue][i].reshape(coarse.shape)
-            total[inside] += share[inside] * sample(signal, coarse.affine, points[:, inside])
+            there = points[:, inside]  # fringes of WASABI are too narrow for straight lines
+            total[inside] += share[inside] * sample(signal, coarse.affine, there, order=3)
         return total.reshape(grid.shape)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the voxels of a grid hold with the head at a pose.
+
+    Attributes
+    ----------
+    subject : Subject
+    blurred : mapping of tissue to ndarray
+        Fractions after the voxels' extent.
+    grid : Grid
+    pose : ndarray, shape (4, 4)
+        Head to scanner.
+    """
+
+    subject: Subject
+    blurred: Mapping[str, np.ndarray]
+    grid: Grid
+    pose: np.ndarray
+
+    @cached_property
+    def _points(self) -> np.ndarray:
+        return apply(np.linalg.inv(self.pose), self.grid.points)
+
+    @property
+    def tissues(self) -> tuple[str, ...]:
+        """Of the brain, in the order of `labels`."""
+        return tuple(name for name in (*BRAIN, "lesion") if name in self.blurred)
+
+    @cached_property
+    def shares(self) -> np.ndarray:
+        """Of the brain's tissues, shape (t, V)."""
+        affine = self.subject.anatomy.affine
+        return np.stack([sample(self.blurred[name], affine, self._points) for name in self.tissues])
+
+    @cached_property
+    def brain(self) -> np.ndarray:
+        """Voxels at least half of which lie in the brain, shape of the grid."""
+        anatomy = self.subject.anatomy
+        inside = sample(anatomy.brain.astype(np.float32), anatomy.affine, self._points) >= 0.5
+        return inside.reshape(self.grid.shape)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Largest tissue of each voxel of the brain, from 1 on; 0 elsewhere."""
+        largest = 1 + np.argmax(self.shares, axis=0).reshape(self.grid.shape)
+        labels: np.ndarray = np.where(self.brain, largest, 0)
+        return labels
+
+    def parameter(self, name: str) -> np.ndarray:
+        """Mean of a simulator parameter over the tissues of a voxel in the brain; 0 elsewhere."""
+        coarse, total = self.subject.coarse, np.zeros(self._points.shape[1], np.float32)
+        for tissue, share in zip(self.tissues, self.shares, strict=True):
+            values = self.subject.parameters[tissue][name].reshape(coarse.shape)
+            total += share * sample(values, coarse.affine, self._points)
+        mean = total / np.maximum(self.shares.sum(axis=0), 1e-6)
+        return np.where(self.brain, mean.reshape(self.grid.shape), 0)
 
 
 def sample(

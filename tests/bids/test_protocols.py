@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cestprep.bids.demo import context_of, sidecar_of
 from cestprep.bids.protocols import build_protocol, read_context
+from cestprep.bids.synthetic import context_of, sidecar_of
 from cestprep.errors import InputError
-from cestprep.phantom.head import fingerprinting_protocol
+from cestprep.phantom.protocols import fingerprinting_protocol
 
 WHERE, CONTEXT = Path("sub-01_cest.nii.gz"), Path("sub-01_cestcontext.tsv")
 

@@ -18,7 +18,7 @@ from cestprep.inference.methods import dictionary, voxelwise
 from cestprep.inference.methods.dictionary import Options
 from cestprep.inference.problem import InverseProblem
 from cestprep.inference.recipe import FreeParameter, Recipe
-from cestprep.phantom.head import fingerprinting_protocol
+from cestprep.phantom.protocols import fingerprinting_protocol
 
 SD = 0.01
 SMALL = Options(entries=40_000, nodes=12)

@@ -5,25 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from cestprep import __version__
 from cestprep.bids.convert.series import Series
+from cestprep.bids.description import write_description
 from cestprep.bids.files import copy_file, read_json, write_image, write_json, write_text
 from cestprep.bids.sidecars import companion
 from cestprep.bids.spec import (
     CONTEXT,
     DATATYPE,
-    DERIVATIVE_BIDSIGNORE,
     MAGNITUDE,
     MAP_FOLDERS,
     MASK,
     QUANTITIES,
-    RAW_BIDSIGNORE,
     SERIES,
 )
 from cestprep.errors import Fault, UsageError
@@ -59,7 +57,11 @@ class Place:
         return self.path(DATATYPE, suffix, ending, acq=self.acquisition, run=self.run)
 
 
-def is_new(root: Path, kind: str) -> bool:
+Kind = Literal["raw", "derivative"]
+_MAKER = "cestprep-tools convert"
+
+
+def is_new(root: Path, kind: Kind) -> bool:
     """Whether a dataset has yet to be made; an existing one must be of the kind.
 
     Raises
@@ -83,17 +85,11 @@ def is_new(root: Path, kind: str) -> bool:
     return False
 
 
-def write_description(folder: Path, kind: str, name: str) -> list[Path]:
+def write_new(folder: Path, kind: Kind, name: str) -> list[Path]:
     """Description, ``.bidsignore`` and README of a new dataset; returns the paths."""
-    maker = {"GeneratedBy": [{"Name": "cestprep-tools convert", "Version": __version__}]}
-    about = {"Name": name, "BIDSVersion": "1.11.0", "DatasetType": kind, **maker}
-    ignored = RAW_BIDSIGNORE if kind == "raw" else DERIVATIVE_BIDSIGNORE
-    text = f"# {name}\n\nConverted by cestprep-tools convert.\n"
-    return [
-        write_json(folder / "dataset_description.json", about),
-        write_text(folder / ".bidsignore", "\n".join(ignored) + "\n"),
-        write_text(folder / "README.md", text),
-    ]
+    text = f"# {name}\n\nConverted by {_MAKER}.\n"
+    files = write_description(folder, name, kind, _MAKER)
+    return [*files, write_text(folder / "README.md", text)]
 
 
 def write_series(

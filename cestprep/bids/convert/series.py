@@ -103,19 +103,18 @@ def of_stated(stated: Stated, volumes: int) -> Series:
     if faults:
         raise Questions(table, *faults)
     fields |= {
-        "MagneticFieldStrength": _plain(stated.field_t),
-        "SpectrometerFrequency": _plain(stated.frequency_mhz),
+        "MagneticFieldStrength": plain(stated.field_t),
+        "SpectrometerFrequency": plain(stated.frequency_mhz),
         "M0Type": "Included" if (table["volume_type"] == "m0scan").any() else "Absent",
-        **stated.fields,
+        **{name: plain(value) for name, value in stated.fields.items()},
     }
-    if "SaturationB1Definition" not in fields or stated.sequence is None:
-        fields["SaturationB1Definition"] = stated.b1_definition
+    fields.setdefault("SaturationB1Definition", stated.b1_definition)
     return Series(table, fields, (*marked, *notes))
 
 
-def _plain(number: float | None) -> float | int | None:
-    """A whole number without its point."""
-    return int(number) if number is not None and float(number).is_integer() else number
+def plain(value: Any) -> Any:
+    """A whole number without its point; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 #: Options of the columns of a table, without which there is none.

@@ -55,10 +55,14 @@ MAP_FOLDERS = {"T1": "anat", "T2": "anat", "B0": "fmap", "B1": "fmap"}
 MAGNITUDE, MASK, SEGMENTATION = "magnitude", "mask", "dseg"
 #: ``desc`` of a series that estimation can start from.
 PREPROCESSED = "preproc"
-#: Series with a context table.
-TABLED = (SERIES, _OBJECTS["suffixes"]["WASABI"]["value"])
+#: The scan that maps B0 and B1, and all series with a context table.
+WASABI = _OBJECTS["suffixes"]["WASABI"]["value"]
+TABLED = (SERIES, WASABI)
 #: What one series of prepared images is called, and the field with a number per volume.
 PREPARED = {"SRT1": "SaturationRecoveryTime", "T2PREP": "T2PreparationTime"}
+SATURATION_RECOVERY, T2_PREPARED = PREPARED
+#: Columns of motion: mm, rad.
+MOTION = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
 
 #: Lines of the .bidsignore that make a dataset pass the released standard.
 _SUFFIXES = ("*_WASABI.*", "*_SRT1.*", "*_T2PREP.*")

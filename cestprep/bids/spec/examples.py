@@ -10,14 +10,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
 
-from cestprep import __version__
+from cestprep.bids.description import write_description
 from cestprep.bids.files import write_image, write_json, write_text
-from cestprep.bids.spec import DERIVATIVE_BIDSIGNORE, RAW_BIDSIGNORE
 
 SHAPE = (5, 4, 3)
 _FREQUENCY_MHZ = 127.73
@@ -65,12 +64,9 @@ def _table(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
     write_text(path, "\n".join("\t".join(map(str, row)) for row in rows) + "\n")
 
 
-def _described(root: Path, name: str, kind: str, ignored: Sequence[str], **more: Any) -> None:
-    about = {"Name": name, "BIDSVersion": "1.11.0", "DatasetType": kind, "License": "CC0"}
-    maker = {"GeneratedBy": [{"Name": "cestprep", "Version": __version__}]}
-    write_json(root / "dataset_description.json", {**about, **maker, **more})
+def _described(root: Path, name: str, kind: Literal["raw", "derivative"], **more: Any) -> None:
+    write_description(root, name, kind, "cestprep", License="CC0", **more)
     write_text(root / "README.md", f"# {name}\n\nWritten by cestprep.bids.spec.examples.\n")
-    write_text(root / ".bidsignore", "\n".join(ignored) + "\n")
 
 
 def _context(offsets: Sequence[float]) -> dict[str, list[Any]]:
@@ -85,7 +81,7 @@ def _context(offsets: Sequence[float]) -> dict[str, list[Any]]:
 
 
 def _write_raw(root: Path) -> None:
-    _described(root, "CEST-BIDS example", "raw", RAW_BIDSIGNORE)
+    _described(root, "CEST-BIDS example", "raw")
     for name in ("mt", "amide"):
         fields = {**_SCANNER, **_PULSES, "CESTAcquisitionType": "MRF", "M0Type": "Included"}
         fields |= {"SaturationTarget": [_TARGET[name]], "B0FieldSource": "wasabi"}
@@ -117,7 +113,7 @@ def _write_raw(root: Path) -> None:
 
 def _write_derivatives(root: Path) -> None:
     links = {"DatasetLinks": {"raw": "../raw"}, "SourceDatasets": [{"URL": "../raw"}]}
-    _described(root, "CEST-BIDS derivatives example", "derivative", DERIVATIVE_BIDSIGNORE, **links)
+    _described(root, "CEST-BIDS derivatives example", "derivative", **links)
     labels = ("preproc", "brain", "psvae", "hmc", "coreg", "motion")
     _table(root / "descriptions.tsv", {
         "desc_id": [f"desc-{label}" for label in labels],
