@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from cestprep.inference import least_squares, paper, unconstrained
+from cestprep.inference import paper, unconstrained
 from cestprep.inference.chunks import (
     Progress,
     over_chunks,
@@ -21,6 +21,7 @@ from cestprep.inference.chunks import (
 )
 from cestprep.inference.estimate import Estimate, Validity, high_nrmse
 from cestprep.inference.interpolation import mesh
+from cestprep.inference.least_squares import starting_points
 from cestprep.inference.likelihood import Departure, Voxels
 from cestprep.inference.measured import GAUSSIAN_QUANTILE, MISFIT_P, Measured, distance_probability
 from cestprep.inference.network import Network, features, infer
@@ -28,7 +29,7 @@ from cestprep.inference.paper import PaperNetwork
 from cestprep.inference.place import Place
 from cestprep.inference.problem import InverseProblem
 from cestprep.inference.refine import Local, Mode, climb, locate, moments, weighted
-from cestprep.inference.residual import departures, fit_measured
+from cestprep.inference.residual import departures
 
 #: A density this far (SD of the log-ratio) from the Gaussian of its moments is not Gaussian.
 MOST_DEPARTURE = 1.0
@@ -38,6 +39,8 @@ _BOXES = 3
 #: Nearer to an end of its range than this share of it a parameter is at its bound.
 _END = 1e-3
 _FIRST_STEPS, _MORE_STEPS = 4, 12
+#: Places looked at where the network's answer leads nowhere, and those a search begins at.
+_SCREENED, _STARTS = 32, 3
 #: Inputs this many SD from the mean in training are outside its range.
 _FARTHEST_INPUT = 6.0
 
@@ -62,7 +65,7 @@ def plain(measured: Measured, voxels: Voxels, network: Network) -> Estimate:
 def refined(
     measured: Measured, voxels: Voxels, network: Network, progress: Progress | None = None
 ) -> Estimate:
-    """Answers refined on each voxel's own data; a full fit starts those that still misfit."""
+    """Answers refined on each voxel's own data; those that still misfit are sought anew."""
     problem = measured.problem
     mode, local = local_posteriors(measured, voxels, infer(network, voxels)[0], progress)
     theta = np.asarray(unconstrained.to_theta(problem, jnp.asarray(mode.u)))
@@ -131,7 +134,7 @@ def _climb(
 def _to_modes(
     measured: Measured, voxels: Voxels, first: np.ndarray, progress: Progress | None
 ) -> Mode:
-    """Modes near first answers; those far off or misfitting are sought again, from a full fit."""
+    """Modes near first answers; those far off or misfitting are sought again, from everywhere."""
     problem = measured.problem
     mode = _climb(problem, voxels, first, _FIRST_STEPS, progress)
     slow = np.flatnonzero(~mode.converged)
@@ -141,17 +144,28 @@ def _to_modes(
     poor = np.flatnonzero(~mode.converged | misfits(measured, mode.chi2))
     if not poor.size:
         return mode
-    fit = fit_measured(measured.take(poor), least_squares.Options())
-    size = voxels_per_chunk(problem, None, measured.data.dtype)
-    start = over_chunks(partial(_to_u, problem), [fit.theta], size)  # alike in any company
-    other = _climb(problem, voxels.take(poor), start, _MORE_STEPS)
-    old = mode.converged[poor], mode.chi2[poor]
-    better = other.converged & (~old[0] | (other.chi2 < old[1]))
-    chosen: Mode = replaced(mode, poor[better], jax.tree.map(lambda x: x[..., better], other))
-    return chosen
+    part = voxels.take(poor)
+    for start in _likeliest(problem, part):
+        other = _climb(problem, part, start, _MORE_STEPS)
+        old = mode.converged[poor], mode.chi2[poor]
+        better = other.converged & (~old[0] | (other.chi2 < old[1]))
+        mode = replaced(mode, poor[better], jax.tree.map(lambda x, b=better: x[..., b], other))
+    return mode
 
 
-_to_u = jax.jit(unconstrained.to_u, static_argnums=0)
+def _likeliest(problem: InverseProblem, voxels: Voxels) -> np.ndarray:
+    """Of places all over the box the few whose signal is nearest, unconstrained, (k, p, F)."""
+    points = starting_points(len(problem.free), _SCREENED)
+    low, high = problem.bounds.T[:, :, None]
+    count, dtype = voxels.data.shape[1], voxels.data.dtype
+    misfit = np.empty((_SCREENED, count))
+    for i, point in enumerate(points):
+        theta = np.broadcast_to(low + (high - low) * point[:, None], (len(point), count))
+        fitted = predict_all(problem, theta.astype(dtype), np.asarray(voxels.known))
+        misfit[i] = np.sum((fitted - voxels.data) ** 2, axis=0)
+    best = points[np.argsort(misfit, axis=0)[:_STARTS]]  # (k, F, p)
+    places: np.ndarray = np.moveaxis(np.log(best / (1 - best)), -1, 1).astype(dtype)
+    return places
 
 
 def misfits(measured: Measured, chi2: Any) -> np.ndarray:

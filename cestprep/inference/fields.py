@@ -7,14 +7,13 @@ neither, which shifts B0 and B1 where the readout does not start every volume an
 from __future__ import annotations
 
 from itertools import product
-from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from cestprep.inference import least_squares
-from cestprep.inference.chunks import Progress
+from cestprep.inference.chunks import Progress, replaced
 from cestprep.inference.estimate import Estimate, Validity
 from cestprep.inference.measured import Measured
 from cestprep.inference.problem import InverseProblem, Observation, predict_voxels
@@ -84,15 +83,10 @@ def _fit(measured: Measured, progress: Progress | None) -> least_squares.Fit:
     start = _looked_up(part, avoid=np.asarray(fit.theta)[:, bad])
     again = fit_measured(part, options, None, start)
     better = np.asarray(again.residual_norm) < left[bad]
-    pairs = zip(fit, again, strict=True)
-    return least_squares.Fit(*(_replaced(a, b, bad, better) for a, b in pairs))
-
-
-def _replaced(old: Array, new: Array, where: np.ndarray, better: np.ndarray) -> Any:
-    """Values, voxels last, with those of some voxels replaced where they are better."""
-    replaced = np.array(old)
-    replaced[..., where[better]] = np.asarray(new)[..., better]
-    return replaced
+    chosen: least_squares.Fit = replaced(
+        fit, bad[better], jax.tree.map(lambda x: np.asarray(x)[..., better], again)
+    )
+    return chosen
 
 
 def _looked_up(measured: Measured, avoid: np.ndarray | None = None) -> np.ndarray:
