@@ -11,7 +11,7 @@ import pandas as pd
 from cestprep.bids.auxiliary import AuxiliarySource, plan_auxiliary
 from cestprep.bids.checks import check_images
 from cestprep.bids.protocols import build_protocol, frequency_mhz, is_number, read_context
-from cestprep.bids.pulseq import contradictions, find_sequence, play
+from cestprep.bids.pulseq import contradictions, find_sequence, read_and_play
 from cestprep.bids.session import Region, Series, SessionFiles, session_label
 from cestprep.bids.sidecars import source_entities
 from cestprep.errors import Fault, InputError
@@ -293,8 +293,8 @@ def _played(sequence: Path | None, series: Series, table: pd.DataFrame) -> Proto
     frequency = frequency_mhz(series.fields)
     if sequence is None or frequency is None:  # of a missing frequency the protocol complains
         return None
-    played = play(sequence, frequency)
-    faults = contradictions(sequence, table, series.fields, played)
+    content, played = read_and_play(sequence, frequency)
+    faults = contradictions(sequence, content, table, series.fields, played)
     if faults:
         raise InputError(*faults)
     return played

@@ -20,7 +20,6 @@ from cestprep.errors import Fault, InputError
 from cestprep.physics.protocol import Block, Protocol, Pulse, Recovery, Spoil, Volume
 from cestprep.physics.pulseq import PulseqSequence, parse
 from cestprep.physics.pulseq_protocol import NOTHING, Prepared, frequency_of, prepared, protocol_of
-from cestprep.physics.pulseq_protocol import contradictions as definition_contradictions
 
 #: Agreement asked of table and sequence: of offsets (ppm), and relative of B1 and times.
 OFFSET_PPM, RELATIVE = 2e-3, 5e-3
@@ -55,29 +54,22 @@ def find_sequence(image: Path, root: Path, fields: Mapping[str, Any]) -> Path | 
     return named
 
 
-def read_sequence(path: Path) -> PulseqSequence:
-    """Content of a sequence file.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read.
-    """
-    with _usable(path):
-        return parse(path.read_text("utf-8"))
-
-
 def play(path: Path, frequency_mhz: float) -> Protocol:
-    """What a sequence file plays, every pulse as it is.
+    """What a sequence file plays, every pulse as it is (see `read_and_play`)."""
+    return read_and_play(path, frequency_mhz)[1]
+
+
+def read_and_play(path: Path, frequency_mhz: float) -> tuple[PulseqSequence, Protocol]:
+    """A sequence file and what it plays, every pulse as it is.
 
     Raises
     ------
     InputError
         If it cannot be read or does what cannot be simulated.
     """
-    sequence = read_sequence(path)
     with _usable(path):
-        return protocol_of(sequence, frequency_mhz)
+        sequence = parse(path.read_text("utf-8"))
+        return sequence, protocol_of(sequence, frequency_mhz)
 
 
 @contextmanager
@@ -90,23 +82,12 @@ def _usable(path: Path) -> Iterator[None]:
         raise InputError(fault) from None
 
 
-def other_field(path: Path, frequency_mhz: float) -> str | None:
-    """What a sequence says of its frequency that makes it one for another field, if anything.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read.
-    """
-    own = frequency_of(read_sequence(path))
+def _other_field(sequence: PulseqSequence, frequency_mhz: float) -> list[str]:
+    """What a sequence says of its frequency that makes it one for another field."""
+    own = frequency_of(sequence)
     if own is None or abs(own - frequency_mhz) <= FREQUENCY_TOLERANCE * frequency_mhz:
-        return None
-    return f"is written for {own:.6g} MHz, the scanner frequency is {frequency_mhz:.6g} MHz"
-
-
-def remarks(path: Path, played: Protocol) -> tuple[str, ...]:
-    """Where a sequence's definitions are not what it plays, a sentence each; events count."""
-    return definition_contradictions(read_sequence(path), played)
+        return []
+    return [f"is written for {own:.6g} MHz, the scanner frequency is {frequency_mhz:.6g} MHz"]
 
 
 @dataclass(frozen=True)
@@ -169,12 +150,15 @@ def conflicts(table: pd.DataFrame, fields: Mapping[str, Any], played: Protocol) 
 
 
 def contradictions(
-    path: Path, table: pd.DataFrame, fields: Mapping[str, Any], played: Protocol
+    path: Path,
+    sequence: PulseqSequence,
+    table: pd.DataFrame,
+    fields: Mapping[str, Any],
+    played: Protocol,
 ) -> list[Fault]:
-    """What `conflicts` and `other_field` find, as faults of the sequence file."""
+    """Another field and what `conflicts` finds, as faults of the sequence file."""
     mend = "Store the sequence that was played, or correct table and sidecar"
-    other = other_field(path, played.frequency_mhz)
-    texts = [*([other] if other else []), *conflicts(table, fields, played)]
+    texts = [*_other_field(sequence, played.frequency_mhz), *conflicts(table, fields, played)]
     return [Fault(path, text, mend) for text in texts]
 
 

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from itertools import product
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cestprep.inference import least_squares
-from cestprep.inference.chunks import Progress, replaced
-from cestprep.inference.estimate import Estimate, Validity
+from cestprep.inference.chunks import Progress
+from cestprep.inference.estimate import Estimate
 from cestprep.inference.measured import Measured
 from cestprep.inference.problem import InverseProblem, Observation, predict_voxels
 from cestprep.inference.recipe import AUXILIARY, FreeParameter
-from cestprep.inference.residual import departures, fit_measured
+from cestprep.inference.residual import estimate_of, fit_measured, fitted_again
 from cestprep.physics.pools import PoolModel
 from cestprep.physics.protocol import Protocol
 
@@ -60,33 +59,11 @@ def fit_wasabi(
     measured = Measured.of(wasabi_problem(protocol), observation)
     if not measured.count:
         return measured.blank()
-    fit = _fit(measured, progress)
-    return measured.finish(
-        fit.theta,
-        fit.covariance,
-        fit.fitted,
-        at_bound=fit.at_bound,
-        departure=departures(measured, fit.theta),
-        codes={Validity.NOT_CONVERGED: ~np.asarray(fit.converged)},
-    )
-
-
-def _fit(measured: Measured, progress: Progress | None) -> least_squares.Fit:
-    """Fit from the likeliest place; where that ends badly, from the likeliest one elsewhere too."""
-    options = least_squares.Options()
-    fit = fit_measured(measured, options, progress, _looked_up(measured))
+    fit = fit_measured(measured, least_squares.Options(), progress, _looked_up(measured))
     left = np.asarray(fit.residual_norm)
     bad = np.flatnonzero(~(left < _BAD * np.median(left)))
-    if not bad.size:
-        return fit
-    part = measured.take(bad)
-    start = _looked_up(part, avoid=np.asarray(fit.theta)[:, bad])
-    again = fit_measured(part, options, None, start)
-    better = np.asarray(again.residual_norm) < left[bad]
-    chosen: least_squares.Fit = replaced(
-        fit, bad[better], jax.tree.map(lambda x: np.asarray(x)[..., better], again)
-    )
-    return chosen
+    elsewhere = _looked_up(measured.take(bad), avoid=np.asarray(fit.theta)[:, bad])
+    return estimate_of(measured, fitted_again(measured, fit, bad, elsewhere))
 
 
 def _looked_up(measured: Measured, avoid: np.ndarray | None = None) -> np.ndarray:

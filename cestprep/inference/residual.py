@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cestprep.inference import least_squares, likelihood, linalg
-from cestprep.inference.chunks import Progress, over_chunks, voxels_per_chunk
+from cestprep.inference.chunks import Progress, over_chunks, replaced, voxels_per_chunk
 from cestprep.inference.estimate import USABLE, Estimate, Validity
 from cestprep.inference.likelihood import Departure, Voxels
 from cestprep.inference.measured import Measured
@@ -45,6 +46,36 @@ def fit_measured(
         progress,
     )
     return fit
+
+
+def fitted_again(
+    measured: Measured, fit: least_squares.Fit, poor: np.ndarray, start: np.ndarray | None = None
+) -> least_squares.Fit:
+    """The fit, with some voxels (indices) fitted again and replaced where that is better."""
+    if not poor.size:
+        return fit
+    other = fit_measured(measured.take(poor), least_squares.Options(), None, start)
+    better = np.asarray(other.residual_norm) < np.asarray(fit.residual_norm)[poor]
+    chosen: least_squares.Fit = replaced(
+        fit, poor[better], jax.tree.map(lambda x: np.asarray(x)[..., better], other)
+    )
+    return chosen
+
+
+def estimate_of(
+    measured: Measured, fit: least_squares.Fit, codes: Mapping[Validity, Any] | None = None
+) -> Estimate:
+    """Estimate of a least-squares fit; without codes, voxels that did not converge are marked."""
+    if codes is None:
+        codes = {Validity.NOT_CONVERGED: ~np.asarray(fit.converged)}
+    return measured.finish(
+        fit.theta,
+        fit.covariance,
+        fit.fitted,
+        at_bound=fit.at_bound,
+        departure=departures(measured, fit.theta),
+        codes=codes,
+    )
 
 
 _departure = jax.jit(likelihood.departure, static_argnums=0)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cestprep.bids.convert.source import read_numbers
-from cestprep.bids.pulseq import describe, other_field, play, remarks
+from cestprep.bids.pulseq import describe, play
 from cestprep.errors import Fault, UsageError
 
 
@@ -156,16 +156,9 @@ _Found = tuple[pd.DataFrame, dict[str, Any], tuple[str, ...]]
 def _of_sequence(stated: Stated) -> _Found:
     assert stated.sequence is not None
     assert stated.frequency_mhz is not None  # asked before
-    other = other_field(stated.sequence, stated.frequency_mhz)
-    if other:
-        mend = "Give the frequency of the scanner, or the sequence that it played"
-        raise UsageError(Fault(stated.sequence, other, mend))
-    played = play(stated.sequence, stated.frequency_mhz)
-    found = describe(played)
-    name = stated.sequence.name
-    only = tuple(f"Only {name} says: {sentence}" for sentence in found.unsaid)
-    own = tuple(f"{name} says of itself: {text}." for text in remarks(stated.sequence, played))
-    return found.table, dict(found.fields), only + own
+    found = describe(play(stated.sequence, stated.frequency_mhz))
+    only = (f"Only {stated.sequence.name} says: {sentence}" for sentence in found.unsaid)
+    return found.table, dict(found.fields), tuple(only)
 
 
 def _of_tables(stated: Stated, volumes: int) -> _Found:

@@ -20,12 +20,13 @@ from cestprep.bids.protocols import (
     m0_contradiction,
     read_context,
 )
-from cestprep.bids.pulseq import contradictions, find_sequence, play, remarks
+from cestprep.bids.pulseq import contradictions, find_sequence, read_and_play
 from cestprep.bids.sidecars import applicable, metadata
 from cestprep.bids.spec import CONTEXT, M0_TYPES, SERIES
 from cestprep.bids.validation.finding import Finding, of_faults, relative
 from cestprep.errors import Absent, InputError
 from cestprep.physics.protocol import Protocol
+from cestprep.physics.pulseq_protocol import contradictions as definition_contradictions
 
 #: WASABI must reach beyond this offset on both sides of water, and stay below the other.
 _LEAST_SPAN_PPM, _MOST_SPAN_PPM = 0.5, 10.0
@@ -169,13 +170,13 @@ def _played(
     try:
         path = find_sequence(image, root, fields)
         if path is not None and frequency is not None:
-            played = play(path, frequency)
-            faults = contradictions(path, table, fields, played)
+            sequence, played = read_and_play(path, frequency)
+            faults = contradictions(path, sequence, table, fields, played)
             found += of_faults(faults, "PULSEQ_NOT_CONSISTENT", image, root)
             name, mend = relative(path, root), "RF events count; export it again if they are wrong"
             found += [
-                Finding(name, "PULSEQ_DEFINITIONS", text, mend, "warning")
-                for text in remarks(path, played)
+                Finding(name, "PULSEQ_DEFINITIONS", f"says of itself: {text}", mend, "warning")
+                for text in definition_contradictions(sequence, played)
             ]
     except InputError as exc:
         return of_faults(exc.faults, "PULSEQ_UNUSABLE", image, root)

@@ -16,14 +16,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from cestprep.inference import amortized, answers, least_squares, paper, unconstrained
-from cestprep.inference.chunks import Progress, phase, replaced
+from cestprep.inference.chunks import Progress, phase
 from cestprep.inference.estimate import Estimate, Meaning, Validity
 from cestprep.inference.fitting import FEWEST_VOXELS, halves, on_device
 from cestprep.inference.measured import CUT_GAUSSIAN, LEAST_SQUARES, Measured
 from cestprep.inference.network import Network, features, infer
 from cestprep.inference.options import within
 from cestprep.inference.problem import InverseProblem, Observation
-from cestprep.inference.residual import departures, fit_measured, voxels_of
+from cestprep.inference.residual import (
+    departures,
+    estimate_of,
+    fit_measured,
+    fitted_again,
+    voxels_of,
+)
 from cestprep.inference.training import CHECKS, Part, Schedule, Store, Trained, train
 
 TITLE = "neural Bloch-McConnell fitting"
@@ -122,14 +128,7 @@ def estimate(
         codes[Validity.NOT_CONVERGED] = ~np.asarray(fit.converged)
     elif not options.paper:  # the published network has no statistics of its inputs
         codes[Validity.OUT_OF_RANGE] = answers.outside_range(network, voxels)
-    return measured.finish(
-        fit.theta,
-        fit.covariance,
-        fit.fitted,
-        at_bound=fit.at_bound,
-        departure=departures(measured, fit.theta),
-        codes=codes,
-    )
+    return estimate_of(measured, fit, codes)
 
 
 def _fitted_anew(measured: Measured, fit: least_squares.Fit) -> least_squares.Fit:
@@ -140,11 +139,4 @@ def _fitted_anew(measured: Measured, fit: least_squares.Fit) -> least_squares.Fi
     else:
         chi2 = found.distance2
     poor = np.flatnonzero(~np.asarray(fit.converged) | answers.misfits(measured, chi2))
-    if not poor.size:
-        return fit
-    other = fit_measured(measured.take(poor), least_squares.Options())
-    better = np.asarray(other.residual_norm) < np.asarray(fit.residual_norm)[poor]
-    chosen: least_squares.Fit = replaced(
-        fit, poor[better], jax.tree.map(lambda x: x[..., better], other)
-    )
-    return chosen
+    return fitted_again(measured, fit, poor)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from cestprep.inference.chunks import Progress
-from cestprep.inference.estimate import Estimate, Meaning, Validity
+from cestprep.inference.estimate import Estimate, Meaning
 from cestprep.inference.least_squares import Options
 from cestprep.inference.measured import LEAST_SQUARES, Measured
 from cestprep.inference.problem import InverseProblem, Observation
-from cestprep.inference.residual import departures, fit_measured
+from cestprep.inference.residual import estimate_of, fit_measured
 
 __all__ = ["NEEDS_NOISE", "TITLE", "Options", "estimate", "meaning"]
 
@@ -45,11 +43,4 @@ def estimate(
     if not measured.count:
         return measured.blank()
     fit = fit_measured(measured, options or Options(), progress)
-    return measured.finish(
-        fit.theta,
-        fit.covariance,
-        fit.fitted,
-        at_bound=fit.at_bound,
-        departure=departures(measured, fit.theta),
-        codes={Validity.NOT_CONVERGED: ~np.asarray(fit.converged)},
-    )
+    return estimate_of(measured, fit)
