@@ -17,6 +17,8 @@ ALL_STAGES = "all stages"
 DEVICES = ("auto", "cpu", "gpu")
 #: What is done with networks: trained on each session, reused, reused and refined voxel by voxel.
 MODES = ("fit", "transfer", "transfer+refine")
+#: Steps after which a run can be made to stop.
+STEPS = ("preproc",)
 #: How signals are simulated (`cestprep.physics.solvers`; importing it would start JAX).
 SOLVER_CHOICES = ("auto", "general", "reduced", "isar2")
 
@@ -47,6 +49,10 @@ class Settings:
     noise_sd : mapping of str to float
         SD of one volume's noise in the units of the series, by stage; `ALL_STAGES` stands for the
         stages not named. Where there is none it is looked for in the data.
+    motion : bool
+        Whether motion is corrected and series are registered, where the recipe is a human's.
+    stop_after : str
+        ``preproc`` to stop before the estimation; empty to go on.
     propagate : bool
         Whether the uncertainty of maps and of earlier stages enters.
     derivatives : mapping of str to Path
@@ -74,6 +80,8 @@ class Settings:
     solver: str = "auto"
     assume_nominal: tuple[str, ...] = ()
     noise_sd: dict[str, float] = field(default_factory=dict)
+    motion: bool = True
+    stop_after: str = ""
     propagate: bool = True
     derivatives: dict[str, Path] = field(default_factory=dict)
     nprocs: int = field(default_factory=usable_cores)

@@ -6,7 +6,8 @@ import functools
 
 import numpy as np
 
-from cestprep.data.template import load_template
+from cestprep.data.template import brain_template
+from cestprep.imaging.anatomy import Template
 from cestprep.imaging.grid import Grid
 from cestprep.imaging.transforms import apply
 from cestprep.phantom import anatomy, scan
@@ -16,10 +17,8 @@ BOX = ((-90, 90), (-120, 90), (-20, 60))
 
 
 @functools.cache
-def template() -> anatomy.Template:
-    images = load_template()
-    arrays = [images[name].get_fdata(dtype=np.float32) for name in ("wm", "gm", "brain")]
-    return anatomy.Template(*arrays, images["wm"].affine)
+def template() -> Template:
+    return brain_template()
 
 
 @functools.cache

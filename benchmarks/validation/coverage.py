@@ -70,8 +70,8 @@ def of_psvae(
     voxels = voxels_of(measured)
     mean, factor = infer(learned.network, voxels)
     if refine:
-        local = answers.local_posteriors(measured, voxels, mean)[1]
-        found = answers.places(problem, voxels, local, theta)
+        posteriors = answers.local_posteriors(measured, voxels, mean)
+        found = answers.places(problem, voxels, posteriors, theta)
         level, ranks = np.asarray(found.above), _ranks(found)
     else:
         u = np.asarray(unconstrained.to_u(problem, jnp.asarray(theta, np.float32)))

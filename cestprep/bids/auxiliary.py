@@ -12,12 +12,26 @@ import numpy as np
 from cestprep.bids.files import image_data
 from cestprep.bids.protocols import frequency_mhz
 from cestprep.bids.session import MapFile, Series, SessionFiles
-from cestprep.bids.spec import MAP_SUFFIXES
+from cestprep.bids.spec import (
+    ANGLES,
+    ECHOES,
+    MAP_SUFFIXES,
+    SATURATION_RECOVERY,
+    T2_PREPARED,
+    WASABI,
+)
 from cestprep.errors import Fault, InputError
 from cestprep.inference.recipe import AUXILIARY, Recipe
 
 UNITS = {"T1": "s", "T2": "s", "B0": "ppm", "B1": "of nominal"}
 NOMINAL = {"B0": 0.0, "B1": 1.0}
+#: Scans each can be made from.
+MADE_FROM = {
+    "T1": (SATURATION_RECOVERY,),
+    "T2": (T2_PREPARED, ECHOES),
+    "B0": (WASABI, "WASSR"),
+    "B1": (WASABI, ANGLES),
+}
 #: Plausible values in package units; voxels outside count as missing.
 PLAUSIBLE = {"T1": (0.05, 10.0), "T2": (0.001, 5.0), "B0": (-5.0, 5.0), "B1": (0.2, 2.0)}
 
@@ -58,13 +72,19 @@ def plan_auxiliary(
     files: SessionFiles,
     recipe: Recipe,
     assume_nominal: Sequence[str],
+    made: Sequence[str],
     faults: list[Fault],
 ) -> list[AuxiliarySource]:
-    """Source of every quantity the recipe needs; what is wrong is added to ``faults``."""
+    """Source of every quantity the recipe needs, less those that are made from raw scans.
+
+    What is wrong is added to ``faults``.
+    """
     sources = []
     needed = dict.fromkeys(q for stage in recipe.stages for q in stage.auxiliary)
     for quantity in needed:
         found = files.maps.get(quantity)
+        if quantity in made:
+            continue
         if quantity in assume_nominal:
             if found is not None:
                 faults.append(
@@ -78,12 +98,13 @@ def plan_auxiliary(
         elif found is None:
             suffix = MAP_SUFFIXES[quantity]
             choice = f", or accept the nominal value: --assume-nominal {quantity}"
+            scans = " or ".join(MADE_FROM[quantity])
             faults.append(
                 Fault(
                     files.folder,
                     f"no {quantity} map ({suffix}) was found{_elsewhere(files, suffix)}",
-                    f"Add {suffix} to the dataset or give --derivatives NAME=PATH with one"
-                    + (choice if quantity in NOMINAL else ""),
+                    f"Add {suffix} or a scan to make it from ({scans}) to the dataset, or give "
+                    "--derivatives NAME=PATH with one" + (choice if quantity in NOMINAL else ""),
                 )
             )
         else:

@@ -16,20 +16,26 @@ from cestprep.errors import Fault, InputError
 
 
 def check_images(
-    mask_path: Path,
+    mask_path: Path | None,
     series: Sequence[tuple[Series, int]],
     sources: Sequence[AuxiliarySource],
     regions: Sequence[Region],
+    *,
+    aligned: bool = True,
 ) -> list[Fault]:
     """Grids, volumes and values of everything a session uses.
 
     Parameters
     ----------
-    mask_path : Path
+    mask_path : Path or None
+        None where it will be made; what has signal in the first series stands for it.
     series : sequence of (Series, int)
         With the number of volumes their tables describe.
     sources : sequence of AuxiliarySource
     regions : sequence of Region
+    aligned : bool
+        Whether all series must be on one grid; else only the first counts, the others will be
+        registered to it.
     """
     faults: list[Fault] = []
 
@@ -40,24 +46,28 @@ def check_images(
             faults.extend(exc.faults)
             return None
 
-    mask_image = load(mask_path)
+    shown = mask_path or series[0][0].image
+    mask_image = load(shown)
     if mask_image is None:
         return faults
-    mask = image_data(mask_path) > 0
+    mask = image_data(shown) > 0
+    if mask_path is None and mask.ndim == 4:
+        mask = np.asarray(mask.any(axis=3))
     if mask.ndim != 3 or not mask.any():
         what = f"has {mask.ndim} axes" if mask.ndim != 3 else "is empty"
         return [
             *faults,
-            Fault(mask_path, f"the mask {what}", "Supply a 3D mask of what is to be fitted"),
+            Fault(shown, f"the mask {what}", "Supply a 3D mask of what is to be fitted"),
         ]
     others = [s.image for s in sources if s.image] + [s.sd for s in sources if s.sd]
     paths = [*(s.image for s, _ in series), *others, *(r.image for r in regions)]
     images = {path: image for path in paths if (image := load(path)) is not None}
-    faults += _check_grids(images, mask_path, mask_image)
+    free = set() if aligned else {s.image for s, _ in series[1:]}
+    faults += _check_grids({p: i for p, i in images.items() if p not in free}, shown, mask_image)
     if faults:
         return faults
     for one, rows in series:
-        faults += _check_series(one, rows, mask)
+        faults += _check_series(one, rows, None if one.image in free else mask)
     for region in regions:
         faults += check_region(region, mask)
     for source in sources:
@@ -88,7 +98,8 @@ def _check_grids(
     ]
 
 
-def _check_series(series: Series, rows: int, mask: np.ndarray) -> list[Fault]:
+def _check_series(series: Series, rows: int, mask: np.ndarray | None) -> list[Fault]:
+    """A series in the mask, or wherever it has signal."""
     path = series.image
     data = image_data(path)
     if data.ndim > 4:
@@ -102,7 +113,7 @@ def _check_series(series: Series, rows: int, mask: np.ndarray) -> list[Fault]:
                 "Give one row per volume",
             )
         ]
-    inside = data[mask]
+    inside = data[data.any(axis=3) if mask is None else mask]
     faults = []
     if not np.isfinite(inside).all():
         bad = ", ".join(str(v + 1) for v in np.flatnonzero(~np.isfinite(inside).all(axis=0)))

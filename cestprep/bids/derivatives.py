@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +11,14 @@ import numpy as np
 
 from cestprep.bids.description import write_description
 from cestprep.bids.files import copy_file, load_image, read_json, write_image, write_json
+from cestprep.bids.naming import derivative_path
 from cestprep.bids.observe import Record
 from cestprep.bids.plan import SessionPlan, StagePlan
 from cestprep.bids.sidecars import companion
 from cestprep.bids.spec import (
-    DATATYPE,
     MAP,
     MASK,
     NETWORK,
-    PYBIDS_CONFIG,
     REFERENCE,
     SERIES,
     SPACE,
@@ -31,12 +28,6 @@ from cestprep.inference import methods
 from cestprep.inference.estimate import LEVELS, Estimate, Meaning, Validity
 from cestprep.inference.measured import CREDIBLE_LEVEL, MISFIT_P
 from cestprep.inference.noise import RESIDUAL
-
-
-@cache
-def _patterns() -> list[str]:
-    patterns: list[str] = json.loads(PYBIDS_CONFIG.read_text())["default_path_patterns"]
-    return patterns
 
 
 @dataclass(frozen=True)
@@ -73,21 +64,8 @@ class Sink:
     def path(
         self, session: SessionPlan, suffix: str, extension: str = ".nii.gz", **entities: str
     ) -> Path:
-        """Path of a derivative in ``cest/`` by the patterns of CEST-BIDS.
-
-        Raises
-        ------
-        ValueError
-            If no pattern takes all the entities.
-        """
-        from bids.layout.writing import build_path
-
-        wanted = {"subject": session.subject, "session": session.session, "datatype": DATATYPE}
-        wanted |= {"suffix": suffix, "extension": extension, **entities}
-        path = build_path({k: v for k, v in wanted.items() if v}, _patterns(), strict=True)
-        if path is None:
-            raise ValueError(f"no CEST-BIDS path pattern takes {wanted}")
-        return self.out_dir / str(path)
+        """Path of a derivative (see `cestprep.bids.naming.derivative_path`)."""
+        return derivative_path(self.out_dir, session, suffix, extension, **entities)
 
     def map_path(
         self, session: SessionPlan, plan: StagePlan, suffix: str = MAP, **entities: str
@@ -385,10 +363,10 @@ def write_reference(sink: Sink, session: SessionPlan) -> list[Path]:
     image = load_image(first.series.image)
     volume = first.reference_volume
     fields = {
-        "Sources": [sink.uri(first.series.image)],
+        "Sources": [sink.uri(first.found)],
         "Volume": volume,
         "SkullStripped": False,
-        "MotionCorrected": False,
+        "MotionCorrected": first.raw is not None,
     }
     return [
         write_image(path, image.get_fdata(dtype=np.float32)[..., volume], image),

@@ -39,12 +39,12 @@ from cestprep.bids.synthetic import (
     write_tabled,
     write_volume,
 )
-from cestprep.data.template import load_template
+from cestprep.data.template import brain_template
 from cestprep.imaging.grid import Grid
 from cestprep.imaging.transforms import motion_parameters
 from cestprep.inference.recipe import Recipe, Stage
 from cestprep.phantom import scan
-from cestprep.phantom.anatomy import Template, add_lesion, make_anatomy
+from cestprep.phantom.anatomy import add_lesion, make_anatomy
 from cestprep.phantom.motion import pose
 from cestprep.phantom.protocols import (
     RECOVERY_S,
@@ -125,13 +125,10 @@ class Options:
 
 def make_subject(options: Options) -> scan.Subject:
     """The head that is scanned."""
-    images = load_template()
-    wm, gm, brain = (images[n].get_fdata(dtype=np.float32) for n in ("wm", "gm", "brain"))
     height = SIZES[options.size].voxel_mm * SIZES[options.size].shape[2] / 2 + _BEYOND_MM
     box = (*_HEAD_MM, (_CENTRE_MM[2] - height, _CENTRE_MM[2] + height))
-    template = Template(wm, gm, brain, images["wm"].affine)
     spacing = SIZES[options.size].spacing_mm
-    anatomy = make_anatomy(template, box, options.seed, spacing_mm=spacing)
+    anatomy = make_anatomy(brain_template(), box, options.seed, spacing_mm=spacing)
     if options.lesion:
         anatomy = add_lesion(anatomy, _LESION_MM, _LESION_RADIUS_MM)
     return scan.make_subject(anatomy, options.seed)

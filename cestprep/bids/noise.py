@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import binary_dilation
 
+from cestprep.bids.files import read_json
 from cestprep.bids.plan import StagePlan
+from cestprep.bids.scans import Scan
+from cestprep.bids.sidecars import companion
+from cestprep.imaging.tissue import rough_brain
 from cestprep.inference import noise
 from cestprep.inference.noise import Noise
 from cestprep.physics.protocol import Protocol
@@ -28,9 +32,24 @@ def find_noise(plan: StagePlan, volumes: np.ndarray, mask: np.ndarray) -> Noise 
         The stage's series.
     mask : ndarray of bool, shape (x, y, z)
     """
+    about = read_json(companion(plan.series.image, ".json")) if plan.raw else plan.series.fields
+    gain = about.get("NoiseGain", 1.0)
+    if "NoiseGain" in about:  # interpolation has changed what air looks like
+        stated = Noise(about["NoiseSD"], about["NoiseSource"]) if "NoiseSD" in about else None
+        return stated if plan.noise_sd is None else Noise(gain * plan.noise_sd, "option")
     air = volumes[corners(mask)]
     repeats = volumes[mask][:, repeated_volumes(plan.problem.protocol)].T
     return noise.find(plan.noise_sd, air.ravel() if is_even(air) else None, repeats)
+
+
+def scan_noise(scan: Scan, volumes: np.ndarray) -> Noise | None:
+    """Noise of one volume of a raw scan: of the air around the head, or of repeated references."""
+    inside = rough_brain(volumes[..., scan.anchor])
+    air = volumes[corners(inside)]
+    again = None
+    if scan.protocol is not None:
+        again = volumes[inside][:, repeated_volumes(scan.protocol)].T
+    return noise.find(None, air.ravel() if is_even(air) else None, again)
 
 
 def corners(mask: np.ndarray) -> np.ndarray:

@@ -6,18 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pandas as pd
-
 from cestprep.bids.auxiliary import AuxiliarySource, plan_auxiliary
 from cestprep.bids.checks import check_images
-from cestprep.bids.protocols import build_protocol, frequency_mhz, is_number, read_context
-from cestprep.bids.pulseq import contradictions, find_sequence, read_and_play
+from cestprep.bids.preparation import (
+    TISSUE,
+    Outputs,
+    Preparation,
+    plan_preparation,
+    with_prepared,
+)
+from cestprep.bids.protocols import is_number
+from cestprep.bids.scans import Scan, anchor_of, played_protocol
 from cestprep.bids.session import Region, Series, SessionFiles, session_label
 from cestprep.bids.sidecars import source_entities
 from cestprep.errors import Fault, InputError
 from cestprep.inference.problem import InverseProblem
 from cestprep.inference.recipe import Recipe, Stage
-from cestprep.physics.protocol import Protocol
 from cestprep.physics.solvers import unsuitable
 from cestprep.settings import ALL_STAGES
 
@@ -40,6 +44,8 @@ class StagePlan:
         Record of the trained network that answers; its weights are beside it.
     network_saw : tuple of str
         Participants it was trained on.
+    raw : Path or None
+        Image that ``series`` will be made from; None where ``series`` is taken as it is.
     """
 
     stage: Stage
@@ -50,6 +56,12 @@ class StagePlan:
     sequence: Path | None = None
     network: Path | None = None
     network_saw: tuple[str, ...] = ()
+    raw: Path | None = None
+
+    @property
+    def found(self) -> Path:
+        """Image of the series that exists beforehand."""
+        return self.raw or self.series.image
 
     @property
     def inherited_order(self) -> dict[str, list[str]]:
@@ -69,8 +81,7 @@ class StagePlan:
     @property
     def reference_volume(self) -> int:
         """Index of the first unsaturated volume, else 0."""
-        is_m0 = self.problem.protocol.is_m0
-        return is_m0.index(True) if True in is_m0 else 0
+        return anchor_of(self.problem.protocol)
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,8 @@ class SessionPlan:
     """Everything the workflow of one session needs to know.
 
     Without ``propagate`` the maps' SDs are left out of ``auxiliary``, and what an earlier stage
-    found counts as exact.
+    found counts as exact.  With a ``preparation`` series, maps, mask and regions may be files that
+    are made by it.
     """
 
     subject: str
@@ -91,6 +103,8 @@ class SessionPlan:
     regions: tuple[Region, ...]
     unused: tuple[Path, ...]
     propagate: bool = True
+    preparation: Preparation | None = None
+    made: frozenset[Path] = frozenset()
 
     @property
     def label(self) -> str:
@@ -99,14 +113,16 @@ class SessionPlan:
 
     @property
     def files(self) -> list[Path]:
-        """Every image the session reads."""
+        """Every image the session reads that exists beforehand."""
         maps = [p for a in self.auxiliary for p in (a.image, a.sd) if p is not None]
         labels = [p for r in self.regions for p in (r.image, r.table) if p is not None]
         records = [plan.network for plan in self.stages if plan.network is not None]
         networks = [p for r in records for p in (r, r.with_suffix(".safetensors"))]
-        series = (plan.series.image for plan in self.stages)
+        series = (plan.found for plan in self.stages)
         played = [plan.sequence for plan in self.stages if plan.sequence is not None]
-        return [*series, *played, *maps, self.mask, *labels, *networks]
+        raw = self.preparation.files if self.preparation else []
+        used = dict.fromkeys([*series, *raw, *played, *maps, self.mask, *labels, *networks])
+        return [path for path in used if path not in self.made]
 
     def stage(self, name: str) -> StagePlan:
         """The plan of a stage."""
@@ -119,13 +135,22 @@ class SessionPlan:
             return known
         return f"{known}: this participant is among them, so these are no held-out answers"
 
+    def origin(self, source: AuxiliarySource) -> str:
+        """Where an auxiliary quantity comes from, in words."""
+        if source.image is None:
+            return f"nominal {source.nominal:g} (asked for)"
+        if source.image in self.made and self.preparation is not None:
+            scan = self.preparation.scan_of(source.quantity)
+            return f"made from {scan.name} ({', '.join(p.name for p in scan.images)})"
+        return source.image.name + (" with SD map" if source.sd else "")
+
     def describe(self) -> str:
         """What will be used, for ``--dry-run`` and the log."""
         lines = [f"{self.label}: recipe {self.recipe.name}"]
         for plan in self.stages:
             wanted = ", ".join(f"{f.name} {f.low:g}-{f.high:g} {f.unit}" for f in plan.stage.free)
             lines.append(
-                f"  {plan.stage.name}: {plan.series.image.name}, "
+                f"  {plan.stage.name}: {plan.found.name}, "
                 f"{plan.problem.protocol.n_volumes} volumes, model {plan.stage.model}, "
                 f"normalisation {plan.stage.normalization} -> {wanted}"
             )
@@ -137,12 +162,15 @@ class SessionPlan:
             if plan.noise_sd is not None:
                 lines.append(f"    noise SD {plan.noise_sd:g} (--noise-sd)")
         for source in self.auxiliary:
-            name = source.image.name if source.image else f"nominal {source.nominal:g} (asked for)"
-            lines.append(f"  {source.quantity}: {name}" + (" with SD map" if source.sd else ""))
+            lines.append(f"  {source.quantity}: {self.origin(source)}")
+        if self.preparation is not None:
+            lines += self.preparation.describe()
         if not self.propagate:
             lines.append("  uncertainty of maps and earlier stages left out (--no-propagate)")
-        lines.append(f"  mask: {self.mask.name}")
-        lines += [f"  region {r.name}: {r.image.name}" for r in self.regions]
+        if self.mask not in self.made:
+            lines.append(f"  mask: {self.mask.name}")
+        given = [r for r in self.regions if r.image not in self.made]
+        lines += [f"  region {r.name}: {r.image.name}" for r in given]
         lines += [
             f"  not used: {path.name} (no stage of the recipe asks for it)" for path in self.unused
         ]
@@ -157,6 +185,8 @@ def plan_session(
     *,
     noise_sd: Mapping[str, float] | None = None,
     propagate: bool = True,
+    motion: bool = True,
+    out_dir: Path | None = None,
     adapt: Callable[[InverseProblem], InverseProblem] | None = None,
 ) -> SessionPlan:
     """Match a session's files with a recipe.
@@ -165,8 +195,10 @@ def plan_session(
     ----------
     files : SessionFiles
     recipe : Recipe
-    assume_nominal, solver, noise_sd, propagate
+    assume_nominal, solver, noise_sd, propagate, motion
         As in `cestprep.settings.Settings`.
+    out_dir : Path, optional
+        Where what is made of raw scans goes; without it nothing is made, everything must be there.
     adapt : callable, optional
         What the method makes of a recipe's problem.
 
@@ -176,6 +208,7 @@ def plan_session(
         With one fault for everything that is missing, contradictory or implausible.
     """
     faults: list[Fault] = []
+    files = files if out_dir is None else with_prepared(files)
     stages = []
     for stage in recipe.stages:
         try:
@@ -189,8 +222,16 @@ def plan_session(
             faults += exc.faults
     if not propagate:
         files = replace(files, maps={q: replace(m, sd=None) for q, m in files.maps.items()})
-    sources = plan_auxiliary(files, recipe, assume_nominal, faults)
-    if files.mask is None:
+    preparation = None
+    if out_dir is not None and len(stages) == len(recipe.stages):
+        own = [
+            Scan(p.stage.name, (p.series.image,), p.reference_volume, protocol=p.problem.protocol)
+            for p in stages
+        ]
+        preparation = plan_preparation(files, recipe, own, assume_nominal, motion, faults)
+    made = () if preparation is None else tuple(preparation.maps)
+    sources = plan_auxiliary(files, recipe, assume_nominal, made, faults)
+    if files.mask is None and not (preparation and preparation.mask):
         faults.append(
             Fault(
                 files.folder,
@@ -198,23 +239,62 @@ def plan_session(
                 "Give a derivative dataset that holds one: --derivatives masks=PATH",
             )
         )
-    else:
+    elif stages:
         series = [(plan.series, plan.problem.protocol.n_volumes) for plan in stages]
-        faults += check_images(files.mask, series, sources, files.regions)
-    if faults or files.mask is None:
+        aligned = preparation is None or bool(preparation.still)
+        faults += check_images(files.mask, series, sources, files.regions, aligned=aligned)
+    if faults:
         raise InputError(*faults)
-    used = {plan.series.image for plan in stages}
-    return SessionPlan(
+    scans = preparation.files if preparation else []
+    used = {*(plan.series.image for plan in stages), *scans}
+    unused = tuple(s.image for s in files.series if s.image not in used)
+    plan = SessionPlan(
         files.subject,
         files.session,
         files.root,
         recipe,
         tuple(stages),
         tuple(sources),
-        files.mask,
+        files.mask,  # type: ignore[arg-type]  # where there is none it will be made
         files.regions,
-        tuple(s.image for s in files.series if s.image not in used),
+        unused,
         propagate,
+    )
+    if preparation is None or out_dir is None:
+        return plan
+    return _with_made(plan, preparation, Outputs(out_dir, files))
+
+
+def _with_made(plan: SessionPlan, preparation: Preparation, outputs: Outputs) -> SessionPlan:
+    """The plan with what is made in place of what is missing or raw."""
+    stages = tuple(
+        replace(s, series=outputs.series(s.series, s.entities), raw=s.series.image)
+        if preparation.is_made(s.stage.name)
+        else s
+        for s in plan.stages
+    )
+    frequency = plan.stages[0].problem.protocol.frequency_mhz
+    maps = [outputs.source(quantity, frequency) for quantity in preparation.maps]
+    if not plan.propagate:
+        maps = [replace(source, sd=None) for source in maps]
+    regions = plan.regions
+    segmentation: tuple[Path, ...] = ()
+    if preparation.anatomy and not any(r.name == TISSUE for r in plan.regions):
+        own = outputs.regions()
+        names = {r.name for r in own}
+        segmentation = (outputs.segmentation(), *(r.image for r in own))
+        regions = (*own, *(r for r in plan.regions if r.name not in names))
+    mask = outputs.mask(plan.recipe.mask) if preparation.mask else plan.mask
+    made = [s.series.image for s in stages if s.raw]
+    made += [p for m in maps for p in (m.image, m.sd) if p is not None]
+    return replace(
+        plan,
+        stages=stages,
+        auxiliary=(*plan.auxiliary, *maps),
+        mask=mask,
+        regions=regions,
+        preparation=preparation,
+        made=frozenset([*made, *segmentation, *([mask] if preparation.mask else [])]),
     )
 
 
@@ -246,10 +326,6 @@ def _plan_stage(
             )
         )
     series = found[0]
-    if series.context is None:
-        raise InputError(
-            Fault(series.image, "has no cestcontext.tsv", "Add the table (CEST-BIDS 1.1)")
-        )
     field = series.fields.get("MagneticFieldStrength")
     if not is_number(field) or abs(field - recipe.field_t) > 0.1 * recipe.field_t:
         raise InputError(
@@ -260,10 +336,7 @@ def _plan_stage(
                 "Choose the recipe for this scanner (--recipe) or correct the sidecar",
             )
         )
-    table = read_context(series.context)
-    sequence = find_sequence(series.image, files.root, series.fields)
-    played = _played(sequence, series, table)
-    protocol = build_protocol(table, series.fields, series.image, series.context, played)
+    protocol, sequence = played_protocol(series, files.root)
     needed = len(stage.free) + 2
     if protocol.n_volumes < needed:
         what = f"has {protocol.n_volumes} volumes, too few to fit {len(stage.free)} parameters"
@@ -280,21 +353,3 @@ def _plan_stage(
     if why:
         raise InputError(Fault(series.image, f"--solver {solver}: {why}", "Use --solver auto"))
     return StagePlan(stage, series, problem, recipe, sequence=sequence)
-
-
-def _played(sequence: Path | None, series: Series, table: pd.DataFrame) -> Protocol | None:
-    """What the sequence of a series plays, if there is one.
-
-    Raises
-    ------
-    InputError
-        If it cannot be used, or contradicts table or sidecar.
-    """
-    frequency = frequency_mhz(series.fields)
-    if sequence is None or frequency is None:  # of a missing frequency the protocol complains
-        return None
-    content, played = read_and_play(sequence, frequency)
-    faults = contradictions(sequence, content, table, series.fields, played)
-    if faults:
-        raise InputError(*faults)
-    return played

@@ -9,14 +9,13 @@ from typing import Any
 from cestprep.bids.auxiliary import AuxiliarySource
 from cestprep.bids.derivatives import Sink
 from cestprep.bids.files import copy_file, image_data, load_image, write_image, write_json
+from cestprep.bids.naming import auxiliary_path, mask_path
 from cestprep.bids.plan import SessionPlan, StagePlan
 from cestprep.bids.sidecars import companion
 from cestprep.bids.spec import (
     CONTEXT,
     MAGNITUDE,
     MAP_FOLDERS,
-    MAP_SUFFIXES,
-    MASK,
     PREPROCESSED,
     SERIES,
     SPACE,
@@ -24,37 +23,55 @@ from cestprep.bids.spec import (
 
 #: Units the maps are written in, by quantity, and the factor to them from package units; None: the
 #: scanner frequency.
-_WRITTEN = {"T1": ("s", 1.0), "T2": ("s", 1.0), "B0": ("Hz", None), "B1": ("percent", 100.0)}
+MAP_UNITS = {"T1": ("s", 1.0), "T2": ("s", 1.0), "B0": ("Hz", None), "B1": ("percent", 100.0)}
 
 
 def write_preprocessed(sink: Sink, session: SessionPlan) -> list[Path]:
-    """Write series, maps and mask in ``space-cestref``; returns the paths of all files."""
+    """Write series, maps and mask in ``space-cestref`` but for those that were made there.
+
+    Returns the paths of all files.
+    """
     fields = {"SpatialReference": sink.uri(sink.reference_path(session)), "SkullStripped": False}
     written: list[Path] = []
     for plan in session.stages:
-        written += _write_series(sink, session, plan, fields)
+        if plan.raw is None:
+            written += write_series(sink, session, plan, plan.series.image, {})
     for source in session.auxiliary:
-        for stat, image in _maps_of(source):
-            written += _write_map(sink, session, source, stat, image, fields)
+        if source.image not in session.made:
+            for stat, image in _maps_of(source):
+                written += _write_map(sink, session, source, stat, image, fields)
         if source.quantity == "B0" and source.image is not None:
             written += _write_magnitude(sink, session, fields)
+    if session.mask in session.made:
+        return written
     mask = load_image(session.mask)
-    path = sink.path(session, MASK, space=SPACE, desc=session.recipe.mask)
+    path = mask_path(sink.out_dir, session, session.recipe.mask)
     inside = (image_data(session.mask) > 0).astype("uint8")
     written.append(write_image(path, inside, mask))
     about = {**fields, "Type": "Brain", "Sources": [sink.uri(session.mask)]}
     return [*written, write_json(companion(path, ".json"), about)]
 
 
-def _write_series(
-    sink: Sink, session: SessionPlan, plan: StagePlan, fields: Mapping[str, Any]
+def write_series(
+    sink: Sink, session: SessionPlan, plan: StagePlan, image: Path, found: Mapping[str, Any]
 ) -> list[Path]:
-    image, context = plan.series.image, plan.series.context
+    """Write the series a stage starts from, with its table and sequence.
+
+    Parameters
+    ----------
+    sink, session, plan
+    image : Path
+        Volumes on the grid of the reference.
+    found : mapping
+        Further fields: what was found of noise and lost volumes.
+    """
+    context = plan.series.context
     assert context is not None  # plans have one
     path = sink.path(session, SERIES, **plan.entities, space=SPACE, desc=PREPROCESSED)
     table = sink.path(session, CONTEXT, ".tsv", **plan.entities)
     copy_file(context, table)
-    about = {**plan.series.fields, **fields, "Sources": [sink.uri(image)]}
+    fields = {"SpatialReference": sink.uri(sink.reference_path(session)), "SkullStripped": False}
+    about = {**plan.series.fields, **fields, **found, "Sources": [sink.uri(plan.found)]}
     about.pop("PulseqFile", None)  # a URI of the raw dataset; the copy lies beside
     written = [write_image(path, image_data(image), load_image(image)), table]
     if plan.sequence is not None:
@@ -78,9 +95,8 @@ def _write_map(
     image: Path,
     fields: Mapping[str, Any],
 ) -> list[Path]:
-    unit, factor = _WRITTEN[source.quantity]
-    where = {"datatype": MAP_FOLDERS[source.quantity], "space": SPACE}
-    path = sink.path(session, MAP_SUFFIXES[source.quantity], **where, **stat)
+    unit, factor = MAP_UNITS[source.quantity]
+    path = auxiliary_path(sink.out_dir, session, source.quantity, **stat)
     if factor is None:
         factor = session.stages[0].problem.protocol.frequency_mhz
     values = image_data(image) * (source.to_si * factor)

@@ -14,7 +14,9 @@ from cestprep.bids.spec import (
     DATATYPE,
     MAP_SUFFIXES,
     MASK,
+    PREPROCESSED,
     PYBIDS_CONFIG,
+    SCANS,
     SEGMENTATION,
     SERIES,
     SPACE,
@@ -73,7 +75,21 @@ class Region:
 
 @dataclass(frozen=True)
 class SessionFiles:
-    """Everything found for one session."""
+    """Everything found for one session.
+
+    Attributes
+    ----------
+    subject, session, root
+    series : tuple of Series
+        Of saturation transfer, raw unless ``prepared``.
+    maps : mapping of quantity to MapFile
+    mask : Path or None
+    regions : tuple of Region
+    scans : mapping of suffix to tuple of Series
+        Raw scans that maps are made from.
+    prepared : tuple of Series
+        Series that a derivative dataset holds aligned with the reference.
+    """
 
     subject: str
     session: str | None
@@ -82,6 +98,8 @@ class SessionFiles:
     maps: Mapping[str, MapFile]
     mask: Path | None
     regions: tuple[Region, ...] = field(default=())
+    scans: Mapping[str, tuple[Series, ...]] = field(default_factory=dict)
+    prepared: tuple[Series, ...] = ()
 
     @property
     def label(self) -> str:
@@ -234,6 +252,15 @@ def select_session(
         mask=next((m for m in masks if m is not None), None),
         regions=_first_of_each(
             [r for d in derivatives.values() for r in _regions(d, subject, session)]
+        ),
+        scans={
+            suffix: tuple(_series(p, root) for p in _query(layout, subject, session, [suffix]))
+            for suffix in SCANS
+        },
+        prepared=tuple(
+            _series(path, Path(d.root))
+            for d in derivatives.values()
+            for path in _query(d, subject, session, [SERIES], desc=PREPROCESSED, space=SPACE)
         ),
     )
 

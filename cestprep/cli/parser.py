@@ -25,6 +25,7 @@ from cestprep.settings import (
     DEVICES,
     MODES,
     SOLVER_CHOICES,
+    STEPS,
     Settings,
     read_toml,
 )
@@ -242,6 +243,20 @@ def _add_estimation(group: Group, methods: Sequence[str]) -> None:
         "of the fit, which leaves no test of misfit)",
     )
     group.add_argument(
+        "--motion",
+        action=argparse.BooleanOptionalAction,
+        default=argparse.SUPPRESS,
+        help="correct motion within series and register them to each other, where the recipe is "
+        "for humans; --no-motion takes all images as aligned by their headers (default: --motion)",
+    )
+    group.add_argument(
+        "--stop-after",
+        choices=STEPS,
+        default=argparse.SUPPRESS,
+        help="preproc: write aligned series, maps of T1, T2, B0 and B1 with their SDs, brain and "
+        "tissues, and stop before the estimation",
+    )
+    group.add_argument(
         "--propagate",
         action=argparse.BooleanOptionalAction,
         default=argparse.SUPPRESS,
@@ -366,6 +381,7 @@ def _check_values(settings: Settings, methods: Sequence[str]) -> None:
         ((settings.solver,), SOLVER_CHOICES, "solver"),
         (settings.assume_nominal, ASSUMABLE, "assume_nominal"),
         ((settings.device,), DEVICES, "device"),
+        ((settings.stop_after,) if settings.stop_after else (), STEPS, "stop_after"),
         ((settings.mode,), MODES, "mode"),
     ):
         wrong = [value for value in given if value not in known]

@@ -106,6 +106,8 @@ def plan_run(settings: Settings) -> Planned:
                 settings.solver,
                 noise_sd=settings.noise_sd,
                 propagate=settings.propagate,
+                motion=settings.motion,
+                out_dir=settings.out_dir,
                 adapt=lambda problem: methods.adapted(settings.method, problem, options),
             )
             planned.plans.append(_with_networks(plan, settings))

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import nibabel as nib
+import numpy as np
+
+from cestprep.imaging.anatomy import Template
 
 #: Name of the space in file names.
 SPACE = "MNI152NLin2009aSym"
+
+
+def brain_template() -> Template:
+    """Tissues and brain of the template."""
+    images = load_template()
+    wm, gm, brain = (images[n].get_fdata(dtype=np.float32) for n in ("wm", "gm", "brain"))
+    return Template(wm, gm, brain, images["wm"].affine)
 
 
 def load_template() -> dict[str, nib.Nifti1Image]:

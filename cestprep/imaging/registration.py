@@ -27,6 +27,8 @@ class Options:
         Random places of each iteration.
     bins : int
         Of the joint histogram.
+    metric : str
+        Of elastix; mutual information, unless the images have one contrast.
     seed : int
         Of the samples; the same seed gives the same transform.
     """
@@ -35,6 +37,7 @@ class Options:
     iterations: int = 200
     samples: int = 2048
     bins: int = 32
+    metric: str = "AdvancedMattesMutualInformation"
     seed: int = 121212
 
 
@@ -51,7 +54,7 @@ def register_rigid(
     start: np.ndarray | None = None,
     options: Options | None = None,
 ) -> np.ndarray:
-    """Rigid transform from points of the fixed to points of the moving image, by Mattes' MI.
+    """Rigid transform from points of the fixed to points of the moving image.
 
     Parameters
     ----------
@@ -133,7 +136,7 @@ def _map(options: Options, transform: str) -> dict[str, list[str]]:
         "Interpolator": "LinearInterpolator",
         "ResampleInterpolator": "FinalBSplineInterpolator",
         "Resampler": "DefaultResampler",
-        "Metric": "AdvancedMattesMutualInformation",
+        "Metric": options.metric,
         "NumberOfHistogramBins": options.bins,
         "Optimizer": "AdaptiveStochasticGradientDescent",
         "MaximumNumberOfIterations": options.iterations,

@@ -89,6 +89,25 @@ def resample(
     return array
 
 
+def write_displacement(path: str, displacement: np.ndarray, affine: np.ndarray) -> None:
+    """Write what to add to the place of each voxel (mm, RAS) as an ITK transform.
+
+    Parameters
+    ----------
+    path : str
+        Its ending says the format, such as ``.h5``.
+    displacement : ndarray, shape (x, y, z, 3)
+    affine : ndarray, shape (4, 4)
+    """
+    lps = np.asarray(displacement, float) * [-1.0, -1.0, 1.0]
+    spacing, direction, origin = geometry(affine)
+    field = sitk.GetImageFromArray(np.ascontiguousarray(lps.transpose(2, 1, 0, 3)), isVector=True)
+    field.SetSpacing(spacing.tolist())
+    field.SetDirection(direction.ravel().tolist())
+    field.SetOrigin(origin.tolist())
+    sitk.WriteTransform(sitk.DisplacementFieldTransform(field), path)
+
+
 def resample_series(
     data: np.ndarray, affine: np.ndarray, grid: Grid, transforms: Sequence[np.ndarray]
 ) -> np.ndarray:

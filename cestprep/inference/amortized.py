@@ -15,6 +15,7 @@ from cestprep.inference.chunks import Progress, over_chunks, voxels_per_chunk
 from cestprep.inference.likelihood import Metric, Voxels
 from cestprep.inference.network import Network, predict
 from cestprep.inference.problem import InverseProblem
+from cestprep.inference.refine import climb
 from cestprep.inference.training import Loss
 from cestprep.phantom import sampler
 
@@ -76,16 +77,12 @@ def _normalized(problem: InverseProblem, theta: Array, known: Array) -> tuple[Ar
 def measurements(problem: InverseProblem, voxels: Voxels, u: Array) -> Measurements:
     """Voxels with the metric that errors of their known parameters have at an estimate."""
     size = voxels_per_chunk(problem, None, np.asarray(voxels.data).dtype)
-    along = over_chunks(
-        lambda *chunk: _along(problem, Voxels(*chunk[:4]), chunk[4]), [*voxels, np.asarray(u)], size
+    along = over_chunks(  # a climb of no steps: its program is needed anyway
+        lambda *chunk: climb(problem, Voxels(*chunk[:4]), chunk[4], 0).along,
+        [*voxels, np.asarray(u)],
+        size,
     )
     return Measurements(voxels, along)
-
-
-@partial(jax.jit, static_argnums=0)
-def _along(problem: InverseProblem, voxels: Voxels, u: Array) -> Array:
-    theta = unconstrained.to_theta(problem, u)
-    return likelihood.metric(likelihood.carried(problem, theta, voxels), voxels.noise).along
 
 
 def _log_scale(factor: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -22,7 +23,7 @@ from cestprep.inference.chunks import (
 from cestprep.inference.estimate import Estimate, Validity, high_nrmse
 from cestprep.inference.interpolation import mesh
 from cestprep.inference.least_squares import starting_points
-from cestprep.inference.likelihood import Departure, Voxels
+from cestprep.inference.likelihood import Departure, Metric, Voxels
 from cestprep.inference.measured import GAUSSIAN_QUANTILE, MISFIT_P, Measured, distance_probability
 from cestprep.inference.network import Network, features, infer
 from cestprep.inference.paper import PaperNetwork
@@ -38,7 +39,9 @@ _MOST_MOVED = 0.3
 _BOXES = 3
 #: Nearer to an end of its range than this share of it a parameter is at its bound.
 _END = 1e-3
-_FIRST_STEPS, _MORE_STEPS = 4, 12
+_FIRST_STEPS, _MORE_STEPS = 2, 12
+#: Farther than this (SD) from the mode the metric of residuals is taken anew.
+_MOST_CLIMBED = 1.0
 #: Places looked at where the network's answer leads nowhere, and those a search begins at.
 _SCREENED, _STARTS = 32, 3
 #: Inputs this many SD from the mean in training are outside its range.
@@ -75,7 +78,7 @@ def refined(
         local.covariance,
         predict_all(problem, theta, measured.known),
         at_bound=_at_bound(mode.u),
-        departure=Departure(mode.chi2, local.scores),
+        departure=Departure(mode.chi2, mode.scores),
         interval=(local.lower, local.upper),
         codes={
             Validity.NOT_CONVERGED: failed,
@@ -108,11 +111,14 @@ def local_posteriors(
     return mode, _all_moments(measured.problem, voxels, mode, progress)
 
 
-def places(problem: InverseProblem, voxels: Voxels, local: Local, theta: np.ndarray) -> Place:
+def places(
+    problem: InverseProblem, voxels: Voxels, posteriors: tuple[Mode, Local], theta: np.ndarray
+) -> Place:
     """Where parameters ``(p, F)`` lie in posteriors that `local_posteriors` found."""
+    mode, local = posteriors
     found: Place = over_chunks(
-        lambda *chunk: locate(problem, Voxels(*chunk[:4]), *chunk[4:]),
-        [*voxels, local.u_mean, local.u_factor, theta.astype(voxels.data.dtype)],
+        lambda *chunk: locate(problem, *_with_metric(chunk), *chunk[5:]),
+        [*voxels, mode.along, local.u_mean, local.u_factor, theta.astype(voxels.data.dtype)],
         voxels_per_chunk(problem, None, voxels.data.dtype),
     )
     return found
@@ -137,7 +143,7 @@ def _to_modes(
     """Modes near first answers; those far off or misfitting are sought again, from everywhere."""
     problem = measured.problem
     mode = _climb(problem, voxels, first, _FIRST_STEPS, progress)
-    slow = np.flatnonzero(~mode.converged)
+    slow = np.flatnonzero(~mode.converged | ~(mode.moved < _MOST_CLIMBED))
     if slow.size:
         again = _climb(problem, voxels.take(slow), mode.u[:, slow], _MORE_STEPS)
         mode = replaced(mode, slow, again)
@@ -146,7 +152,8 @@ def _to_modes(
         return mode
     part = voxels.take(poor)
     for start in _likeliest(problem, part):
-        other = _climb(problem, part, start, _MORE_STEPS)
+        far = _climb(problem, part, start, _MORE_STEPS)
+        other = _climb(problem, part, far.u, _FIRST_STEPS)  # with the metric of that place
         old = mode.converged[poor], mode.chi2[poor]
         better = other.converged & (~old[0] | (other.chi2 < old[1]))
         mode = replaced(mode, poor[better], jax.tree.map(lambda x, b=better: x[..., b], other))
@@ -181,24 +188,31 @@ def _all_moments(
     """Moments in a box around the mode, or around the first moments where it does not fit them."""
     size = voxels_per_chunk(problem, None, mode.u.dtype)
 
-    def run(chosen: Voxels, u: Any, factor: Any, box: int) -> Local:
+    def run(chosen: Voxels, along: Any, u: Any, factor: Any, box: int) -> Local:
         found: Local = over_chunks(
-            lambda *chunk: moments(problem, Voxels(*chunk[:4]), *chunk[4:]),
-            [*chosen, u, factor],
+            lambda *chunk: moments(problem, *_with_metric(chunk), *chunk[5:]),
+            [*chosen, along, u, factor],
             size,
             phase(progress, f"moments, box {box} of at most {_BOXES}"),
         )
         return found
 
-    local = run(voxels, mode.u, mode.factor, 1)
+    local = run(voxels, mode.along, mode.u, mode.factor, 1)
     for box in range(2, _BOXES + 1):
         moved = np.flatnonzero(local.moved > _MOST_MOVED)
         if not moved.size:
             break
         u, factor = local.u_mean[:, moved], local.u_factor[:, :, moved]
-        again = run(voxels.take(moved), u, factor, box)
-        local = replaced(local, moved, again._replace(scores=local.scores[:, moved]))
+        again = run(voxels.take(moved), mode.along[..., moved], u, factor, box)
+        local = replaced(local, moved, again)
     return local
+
+
+def _with_metric(chunk: Sequence[Any]) -> tuple[Voxels, Metric]:
+    """Voxels, and the metric of their residuals but for its determinant, of a chunk's arrays."""
+    *voxels, along = chunk[:5]
+    known = Voxels(*voxels)
+    return known, Metric(known.noise, along, jnp.zeros(()))
 
 
 def _at_bound(u: Any) -> np.ndarray:

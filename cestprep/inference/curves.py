@@ -81,6 +81,8 @@ def fit_curve(
     signals: np.ndarray,
     noise_sd: float | None = None,
     progress: Progress | None = None,
+    *,
+    floor_sd: float | None = None,
 ) -> CurveFit:
     """Fit a curve in each voxel.
 
@@ -92,6 +94,9 @@ def fit_curve(
     noise_sd : float or None
         SD of one signal, same unit; None: from the residual, with n - p degrees of freedom.
     progress : Progress, optional
+    floor_sd : float, optional
+        SD of the noise before magnitudes were taken and interpolated, which lifts weak signals;
+        ``noise_sd`` where it is not given.
 
     Returns
     -------
@@ -102,19 +107,22 @@ def fit_curve(
     data = np.asarray(signals, np.float32)
     scale = np.maximum(data.max(axis=0), np.finfo(np.float32).tiny)
     sd = np.full(data.shape[1], np.nan if noise_sd is None else noise_sd, np.float32) / scale
+    lifted = (noise_sd or 0.0) if floor_sd is None else floor_sd
+    floor = np.full(data.shape[1], lifted, np.float32) / scale
     run = partial(_fit_chunk, curve, np.array(curve.starts, np.float32).T)
-    fit = CurveFit(*over_chunks(run, [data / scale, sd], _CHUNK, progress))
+    fit = CurveFit(*over_chunks(run, [data / scale, sd, floor], _CHUNK, progress))
     return fit._replace(converged=fit.converged & (data.max(axis=0) > 0))
 
 
 @partial(jax.jit, static_argnames="curve")
-def _fit_chunk(curve: Curve, points: Array, data: Array, sd: Array) -> tuple[Array, ...]:
+def _fit_chunk(
+    curve: Curve, points: Array, data: Array, sd: Array, floor: Array
+) -> tuple[Array, ...]:
     low, high = (jnp.asarray(b, data.dtype)[:, None] for b in (curve.low, curve.high))
     width = high - low
-    known = jnp.where(jnp.isnan(sd), 0.0, sd)
 
     def predict(u: Array) -> Array:
-        return curve.predict(low + u * width, known)
+        return curve.predict(low + u * width, floor)
 
     table = curve.predict(points, jnp.zeros(()))
     dof = float(data.shape[0] - len(curve.names))

@@ -23,6 +23,8 @@ from cestprep.inference.training import CHECKS, Part, Schedule, Store, Trained, 
 
 #: With fewer voxels a subject's own say too little to train on.
 FEWEST_VOXELS = 20
+#: More of them are not needed, since a step sees a batch.
+_MOST_VOXELS = 40_000
 _OWN_CHECKS = 20
 
 
@@ -102,6 +104,9 @@ def _learn_subject(
     The evidence alone is satisfied by a Gaussian inside the posterior, which is too narrow; the
     truth of simulated voxels asks for one around it.
     """
+    count = voxels.data.shape[1]
+    some = np.linspace(0, count - 1, min(count, _MOST_VOXELS)).round().astype(int)
+    voxels = voxels.take(some)
     mean, _ = infer(trained.network, voxels)
     data = amortized.measurements(problem, voxels, jnp.asarray(mean))
     seen, kept = halves(data)

@@ -8,7 +8,10 @@ from __future__ import annotations
 from functools import lru_cache
 from itertools import product
 
+import jax
 import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
 
 from cestprep.inference.curves import Curve
 from cestprep.physics import relaxometry
@@ -69,6 +72,36 @@ def wasabi_curve(
         tuple(product(_B0_LOOKUP, _B1_LOOKUP, (0.8, 0.95), (1.4, 1.7))),
         groups=6,
     )
+
+
+def double_angle(
+    signals: np.ndarray, angle_rad: float, noise_sd: float | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """B1 over nominal and its SD from images with an angle and twice that.
+
+    Parameters
+    ----------
+    signals : ndarray, shape (2, V)
+    angle_rad : float
+        Of the first.
+    noise_sd : float or None
+        SD of either signal; None: SDs are 0, nothing is known.
+
+    Returns
+    -------
+    tuple of ndarray, shape (V,)
+        0 where the ratio is none of a cosine.
+    """
+    first, second = signals
+
+    def of(single: ArrayLike, double: ArrayLike) -> Array:
+        return relaxometry.double_angle_b1(single, double, angle_rad)
+
+    value = np.asarray(of(first, second))
+    slopes = [np.asarray(s) for s in jax.vmap(jax.grad(of, (0, 1)))(first, second)]
+    sd = np.hypot(*slopes) * (noise_sd or 0.0)
+    good = np.isfinite(value) & np.isfinite(sd)
+    return np.where(good, value, 0), np.where(good, sd, 0)
 
 
 @lru_cache(maxsize=8)

@@ -104,7 +104,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Stages in order, their conventions, the field in T, and whose mask (``desc-<mask>``)."""
+    """Stages in order, their conventions, the field in T, and whose mask (``desc-<mask>``).
+
+    ``subject`` says what is scanned: motion, brain and tissues are a human's.
+    """
 
     name: str
     description: str
@@ -114,6 +117,7 @@ class Recipe:
     pools_rebalance: bool
     b1_scales_readout: bool
     stages: tuple[Stage, ...]
+    subject: Literal["human", "animal", "phantom"] = "human"
 
     def pool_model(self, stage: Stage) -> PoolModel:
         """The simulator's pool model of a stage."""
@@ -129,7 +133,9 @@ class Recipe:
             Naming the key, what is wrong and what was expected.
         """
         _known_keys(
-            raw, {"name", "description", "field_t", "mask", "conventions", "stages"}, "recipe"
+            raw,
+            {"name", "description", "subject", "field_t", "mask", "conventions", "stages"},
+            "recipe",
         )
         conventions = _mapping(raw.get("conventions", {}), "conventions")
         _known_keys(
@@ -148,6 +154,7 @@ class Recipe:
             pools_rebalance=_flag(conventions, "pools_rebalance"),
             b1_scales_readout=_flag(conventions, "b1_scales_readout"),
             stages=tuple(stages),
+            subject=_choice(raw.get("subject", "human"), ("human", "animal", "phantom"), "subject"),
         )
         _check_consistency(recipe)
         return recipe

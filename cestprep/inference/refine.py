@@ -44,12 +44,21 @@ class Mode(NamedTuple):
     chi2 : Array, shape (V,)
         Squared distance of the data from the signal there, carried errors accounted for.
     converged : Array of bool, shape (V,)
+    moved : Array, shape (V,)
+        How far the mode lies from where the climb began, in SD.
+    along : Array, shape (r, n, V)
+        Of the likelihood's metric, taken where the climb began.
+    scores : Array, shape (r, V)
+        Of carried errors, see `cestprep.inference.likelihood.Departure`.
     """
 
     u: Array
     factor: Array
     chi2: Array
     converged: Array
+    moved: Array
+    along: Array
+    scores: Array
 
 
 class Local(NamedTuple):
@@ -69,8 +78,6 @@ class Local(NamedTuple):
         SD of the log-ratio of the density and the Gaussian of its moments, under the density.
     moved : Array, shape (V,)
         Farthest of the moments from those the box was made for, in SD of these.
-    scores : Array, shape (r, V)
-        Of carried errors, see `cestprep.inference.likelihood.Departure`, at the box's centre.
     """
 
     u_mean: Array
@@ -81,36 +88,21 @@ class Local(NamedTuple):
     upper: Array
     departure: Array
     moved: Array
-    scores: Array
-
-
-def _metric_at(problem: InverseProblem, u: Array, voxels: Voxels) -> Metric:
-    theta = unconstrained.to_theta(problem, u)
-    carried = likelihood.carried(problem, theta, voxels)
-    return likelihood.metric(carried, jnp.asarray(voxels.noise))
 
 
 class _State(NamedTuple):
     u: Array
     loss: Array
     damping: Array
-    hessian: Array
-    gradient: Array
+    residual: Array
+    by_u: Array
 
 
-def _curvature(
-    problem: InverseProblem, u: Array, voxels: Voxels, metric: Metric
-) -> tuple[Array, Array, Array]:
-    """Loss (minus log posterior), its Gauss-Newton Hessian and gradient in ``u``."""
-    theta = unconstrained.to_theta(problem, u)
-    fitted, jacobian = problem.linearize(theta, jnp.asarray(voxels.known))
-    residual = fitted - voxels.data
-    by_u = jacobian * unconstrained.slope(problem, u)[:, None]
-    hessian, gradient = likelihood.information(metric, by_u, residual)
-    loss = 0.5 * likelihood.product(metric, residual, residual) - unconstrained.log_prior(u)
-    share = jax.nn.sigmoid(u)
+def _curvature(s: _State, metric: Metric) -> tuple[Array, Array]:
+    """Gauss-Newton Hessian of the loss (minus log posterior) and its gradient in ``u``."""
+    hessian, gradient = likelihood.information(metric, s.by_u, s.residual)
+    share = jax.nn.sigmoid(s.u)
     return (
-        loss,
         hessian + linalg.diagonal(2 * share * (1 - share) + 1e-6),
         gradient - (1 - 2 * share),
     )
@@ -122,28 +114,29 @@ def _to_mode(
     """Damped Gauss-Newton, a fixed number of steps, each kept only where it helps."""
 
     def body(_: Array, s: _State) -> _State:
-        damped = s.hessian + linalg.diagonal(
-            jnp.einsum("iiv->iv", s.hessian) * jnp.where(s.damping < 1e-3, 0.0, s.damping)
+        hessian, gradient = _curvature(s, metric)
+        damped = hessian + linalg.diagonal(
+            jnp.einsum("iiv->iv", hessian) * jnp.where(s.damping < 1e-3, 0.0, s.damping)
         )
-        step = -linalg.solve(damped, s.gradient[:, None])[:, 0]
+        step = -linalg.solve(damped, gradient[:, None])[:, 0]
         step = step * jnp.minimum(1.0, 2.0 / jnp.maximum(jnp.max(jnp.abs(step), axis=0), 1e-6))
+        begun = jnp.isfinite(s.loss)  # the first round stays put, so the model is traced once
         far = unconstrained.FARTHEST
-        u = jnp.clip(s.u + step, -far, far)
-        loss, hessian, gradient = _curvature(problem, u, voxels, metric)
+        u = jnp.clip(s.u + jnp.where(begun, step, 0.0), -far, far)
+        fitted, jacobian = problem.linearize(
+            unconstrained.to_theta(problem, u), jnp.asarray(voxels.known)
+        )
+        residual = fitted - voxels.data
+        loss = 0.5 * likelihood.product(metric, residual, residual) - unconstrained.log_prior(u)
+        by_u = jacobian * unconstrained.slope(problem, u)[:, None]
         better = loss <= s.loss
         damping = jnp.where(better, s.damping * 0.1, jnp.maximum(s.damping * 10, 1e-2))
-        return _State(
-            jnp.where(better, u, s.u),
-            jnp.where(better, loss, s.loss),
-            damping,
-            jnp.where(better, hessian, s.hessian),
-            jnp.where(better, gradient, s.gradient),
-        )
+        new, old = _State(u, loss, damping, residual, by_u), s._replace(damping=damping)
+        kept: _State = jax.tree.map(lambda a, b: jnp.where(better, a, b), new, old)
+        return kept
 
-    # with a gradient of zero the first step stays put, so the model is traced once
-    nothing = jnp.zeros_like(u[0])
-    eye = linalg.diagonal(jnp.ones_like(u))
-    start = _State(u, nothing + jnp.inf, nothing, eye, jnp.zeros_like(u))
+    nothing, blank = jnp.zeros_like(u[0]), jnp.zeros(voxels.data.shape, u.dtype)
+    start = _State(u, nothing + jnp.inf, nothing, blank, jnp.zeros((len(u), *blank.shape), u.dtype))
     end: _State = jax.lax.fori_loop(0, steps + 1, body, start)
     return end
 
@@ -151,15 +144,21 @@ def _to_mode(
 @partial(jax.jit, static_argnames=("problem",))
 def climb(problem: InverseProblem, voxels: Voxels, u: Array, steps: int | Array) -> Mode:
     """Go from a first answer ``(p, V)`` to the mode, in unconstrained space."""
-    metric = _metric_at(problem, u, voxels)
+    errors = likelihood.carried(problem, unconstrained.to_theta(problem, u), voxels)
+    metric = likelihood.metric(errors, jnp.asarray(voxels.noise))
     end = _to_mode(problem, u, voxels, metric, steps)
-    newton = linalg.solve(end.hessian, end.gradient[:, None])[:, 0]
-    decrement = jnp.sqrt(jnp.maximum(jnp.sum(newton * end.gradient, axis=0), 0.0))
+    hessian, gradient = _curvature(end, metric)
+    newton = linalg.solve(hessian, gradient[:, None])[:, 0]
+    decrement = jnp.sqrt(jnp.maximum(jnp.sum(newton * gradient, axis=0), 0.0))
+    factor = linalg.principal_axes(linalg.inverse(hessian))
     return Mode(
         u=end.u,
-        factor=linalg.principal_axes(linalg.inverse(end.hessian)),
+        factor=factor,
         chi2=2.0 * (end.loss + unconstrained.log_prior(end.u)),
         converged=(decrement < _CONVERGED_SD) & jnp.isfinite(end.loss),
+        moved=jnp.max(jnp.abs(linalg.along_axes(factor, end.u - u)), axis=0),
+        along=metric.along,
+        scores=likelihood.scores(metric, errors, end.by_u, -end.residual),
     )
 
 
@@ -281,24 +280,21 @@ def _interval(cells: _Cells, u: Array, factor: Array) -> tuple[Array, Array]:
 
 
 @partial(jax.jit, static_argnames=("problem",))
-def moments(problem: InverseProblem, voxels: Voxels, u: Array, factor: Array) -> Local:
+def moments(
+    problem: InverseProblem, voxels: Voxels, metric: Metric, u: Array, factor: Array
+) -> Local:
     """Moments of the posterior in a box around ``u`` with axes ``factor``.
-
-    The metric is that of the centre: its change within the box alters SDs by 0.3 %.
 
     Parameters
     ----------
     problem : InverseProblem
     voxels : Voxels
+    metric : Metric
+        Of `Mode`: its change within the box alters SDs by 0.3 %.
     u : Array, shape (p, V)
     factor : Array, shape (p, p, V)
         Principal axes of a first covariance, longest first.
     """
-    centre = unconstrained.to_theta(problem, u)
-    errors = likelihood.carried(problem, centre, voxels)
-    metric = likelihood.metric(errors, jnp.asarray(voxels.noise))
-    fitted, jacobian = problem.linearize(centre, jnp.asarray(voxels.known))
-    scores = likelihood.scores(metric, errors, jacobian, voxels.data - fitted)
     cells = _cells_in_box(problem, voxels, u, factor, metric)
     u_mean, u_covariance = weighted(cells.u, cells.weight)
     u_factor = linalg.principal_axes(u_covariance)
@@ -312,7 +308,6 @@ def moments(problem: InverseProblem, voxels: Voxels, u: Array, factor: Array) ->
         unconstrained.to_theta(problem, upper),
         _departure(cells, u_mean, u_factor),
         _moved(u_mean - u, u_covariance, factor),
-        scores,
     )
 
 
@@ -333,9 +328,10 @@ def _departure(cells: _Cells, u_mean: Array, u_factor: Array) -> Array:
 
 
 @partial(jax.jit, static_argnames=("problem",))
-def locate(problem: InverseProblem, voxels: Voxels, u: Array, factor: Array, theta: Array) -> Place:
+def locate(
+    problem: InverseProblem, voxels: Voxels, metric: Metric, u: Array, factor: Array, theta: Array
+) -> Place:
     """Where parameters ``theta`` ``(p, V)`` lie in the posterior in a box as in `moments`."""
-    metric = _metric_at(problem, u, voxels)
     cells = _cells_in_box(problem, voxels, u, factor, metric)
     residual = voxels.data - problem.predict(theta, jnp.asarray(voxels.known))
     denser = cells.distance2 < likelihood.product(metric, residual, residual)

@@ -29,6 +29,7 @@ class SessionInputSpec(BaseInterfaceInputSpec):
     mode = traits.Str(mandatory=True, desc="fit, transfer or transfer+refine")
     options = traits.Dict(mandatory=True, desc="options of the method, by name, as texts")
     seed = traits.Int(0, usedefault=True, desc="random seed")
+    made_files = InputMultiObject(File(exists=True), desc="files that are made before")
 
 
 class SavedOutputSpec(TraitedSpec):
@@ -37,7 +38,7 @@ class SavedOutputSpec(TraitedSpec):
     out_files = OutputMultiObject(File(exists=True), desc="files written")
 
 
-def _sink(inputs: Any) -> Any:
+def sink_of(inputs: Any) -> Any:
     """Sink that a writer's inputs describe."""
     from cestprep.bids.derivatives import Sink
     from cestprep.bids.quantify import settings_of
@@ -59,7 +60,7 @@ class SaveReference(SimpleInterface):
         from cestprep.bids.derivatives import write_reference
         from cestprep.bids.preprocessed import write_preprocessed
 
-        sink, session = _sink(self.inputs), self.inputs.plan
+        sink, session = sink_of(self.inputs), self.inputs.plan
         written = [*write_reference(sink, session), *write_preprocessed(sink, session)]
         self._results["out_files"] = [str(p) for p in written]
         return runtime
@@ -84,7 +85,7 @@ class SaveStage(SimpleInterface):
         from cestprep.bids.derivatives import copy_network, write_stage
         from cestprep.bids.observe import load_estimate, load_record
 
-        sink, session = _sink(self.inputs), self.inputs.plan
+        sink, session = sink_of(self.inputs), self.inputs.plan
         estimate = load_estimate(Path(self.inputs.estimate))
         record = load_record(Path(self.inputs.record))
         plan = session.stage(self.inputs.stage)
@@ -119,7 +120,7 @@ class SaveReport(SimpleInterface):
         from cestprep.bids.observe import load_estimate, load_record
         from cestprep.report.session import write_report, write_tables
 
-        sink, session = _sink(self.inputs), self.inputs.plan
+        sink, session = sink_of(self.inputs), self.inputs.plan
         estimates = {
             plan.stage.name: load_estimate(Path(f))
             for plan, f in zip(session.stages, self.inputs.estimates, strict=True)

@@ -29,6 +29,7 @@ class FitStageInputSpec(BaseInterfaceInputSpec):
     in_files = InputMultiObject(
         File(exists=True), mandatory=True, desc="all images the plan names, so that changes count"
     )
+    made_files = InputMultiObject(File(exists=True), desc="files that are made before")
     earlier = InputMultiObject(File(exists=True), desc="estimates of the stages this one needs")
 
 

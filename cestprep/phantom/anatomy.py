@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from cestprep.imaging.anatomy import Template
 from cestprep.phantom.smooth import smooth_field
 
 #: Tissues of the brain (in the order of the template's priors), then what surrounds it.
@@ -23,24 +24,6 @@ _SHELLS_MM = {"CSF": 2.0, "skull": 7.0, "muscle": 11.0, "fat": 14.0}
 #: Of the warp: SD along each axis, and how smooth it is (FWHM), in mm.
 WARP_SD_MM, WARP_FWHM_MM = 1.8, 45.0
 _GYRAL_SD, _GYRAL_FWHM_MM = 1.0, 4.0
-
-
-@dataclass(frozen=True)
-class Template:
-    """Probabilities of white and grey matter and the brain, on one grid.
-
-    Attributes
-    ----------
-    wm, gm, brain : ndarray, shape (x, y, z)
-        Probabilities; ``brain`` is 0 or 1.
-    affine : ndarray, shape (4, 4)
-        Voxels to mm, RAS.
-    """
-
-    wm: np.ndarray
-    gm: np.ndarray
-    brain: np.ndarray
-    affine: np.ndarray
 
 
 @dataclass(frozen=True)

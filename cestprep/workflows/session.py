@@ -15,6 +15,7 @@ from cestprep.engine.nodes import SafeNode
 from cestprep.interfaces.outputs import SaveReference, SaveReport, SaveStage
 from cestprep.interfaces.quantify import FitStage
 from cestprep.settings import Settings
+from cestprep.workflows.preparation import init_preparation_wf
 
 REPORT_NODE = "save_report"
 #: Memory a fit is expected to take: JAX, its compiler, and one chunk of voxels.
@@ -70,9 +71,16 @@ def init_session_wf(plan: SessionPlan, settings: Settings, datasets: Mapping[str
         "options": settings.method_options,
         "seed": settings.random_seed,
     }
+    before = None if plan.preparation is None else init_preparation_wf(plan, shared)
+    reference = SafeNode(SaveReference(**shared), name="save_reference")
+    workflow.add_nodes([reference])
+    _follow(workflow, before, reference)
+    if settings.stop_after == "preproc":
+        return workflow
     report = SafeNode(SaveReport(**shared, command=command), name=REPORT_NODE)
     fits: dict[str, pe.Node] = {}
-    workflow.add_nodes([SafeNode(SaveReference(**shared), name="save_reference"), report])
+    workflow.add_nodes([report])
+    _follow(workflow, before, report)
     for stage_plan in plan.stages:
         name = stage_plan.stage.name
         fit = FitStage(
@@ -86,6 +94,7 @@ def init_session_wf(plan: SessionPlan, settings: Settings, datasets: Mapping[str
             seed=settings.random_seed,
         )
         fits[name] = SafeNode(fit, name=f"fit_{name}", mem_gb=FIT_MEMORY_GB)
+        _follow(workflow, before, fits[name])
         save = SafeNode(SaveStage(**shared, stage=name), name=f"save_{name}")
         for output in ("estimate", "record", "network"):
             workflow.connect(fits[name], output, save, output)
@@ -94,6 +103,12 @@ def init_session_wf(plan: SessionPlan, settings: Settings, datasets: Mapping[str
     _gather(workflow, list(fits.values()), "estimate", report, "estimates")
     _gather(workflow, list(fits.values()), "record", report, "records")
     return workflow
+
+
+def _follow(workflow: pe.Workflow, before: pe.Workflow | None, node: pe.Node) -> None:
+    """Let a node wait for what is made before, and run again when that changes."""
+    if before is not None:
+        workflow.connect(before, "outputnode.out_files", node, "made_files")
 
 
 def _gather(

@@ -14,7 +14,7 @@ from programs import faults, lowered
 
 from cestprep.inference import amortized, grid, least_squares, paper, refine
 from cestprep.inference.amortized import Measurements, Simulated
-from cestprep.inference.likelihood import Voxels
+from cestprep.inference.likelihood import Metric, Voxels
 from cestprep.inference.methods import dictionary
 from cestprep.inference.network import Network, predict
 
@@ -26,6 +26,7 @@ def shape(*sizes):
 
 
 VOXELS = Voxels(shape(N, V), shape(Q, V), shape(Q, Q, V), shape(V))
+METRIC = Metric(VOXELS.noise, shape(Q, N, V), shape())
 U, FACTOR = shape(2, V), shape(2, 2, V)
 KEY = jax.random.key(0)
 
@@ -42,8 +43,8 @@ def test_fits_and_posteriors(problem):
     given = least_squares.Given(VOXELS.data, VOXELS.known, shape(Q, Q, V), shape(V), None)
     for fun, arguments in (
         (lambda v, u: refine.climb(problem, v, u, 4), (VOXELS, U)),
-        (lambda v, u, f: refine.moments(problem, v, u, f), (VOXELS, U, FACTOR)),
-        (lambda v, u, f: refine.locate(problem, v, u, f, u), (VOXELS, U, FACTOR)),
+        (lambda v, m, u, f: refine.moments(problem, v, m, u, f), (VOXELS, METRIC, U, FACTOR)),
+        (lambda v, m, u, f: refine.locate(problem, v, m, u, f, u), (VOXELS, METRIC, U, FACTOR)),
         (lambda b, v: grid.level(grid.Layout(problem, 20), b, v), (box, VOXELS)),
         (lambda b, v: grid.level(grid.Layout(problem, 20, True), b, v), (box, VOXELS)),
         (lambda g: least_squares.fit_chunk(problem, least_squares.Options(), g), (given,)),

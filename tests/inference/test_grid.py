@@ -152,7 +152,7 @@ def test_refinement_finds_the_same_posterior(drawn, found):
     voxels, posterior = found
     first = np.asarray(unconstrained.to_u(problem, truth.astype(np.float32))) + 0.5
     measured = Measured.of(problem, observation)
-    mode, local = answers.local_posteriors(measured, voxels, first)
+    mode, local = found = answers.local_posteriors(measured, voxels, first)
     assert np.asarray(mode.converged).mean() > 0.9
     sd = np.sqrt(np.einsum("iiv->iv", posterior.summary.covariance))
     away = np.abs(np.asarray(local.mean) - np.asarray(posterior.summary.mean)) / sd
@@ -166,7 +166,7 @@ def test_refinement_finds_the_same_posterior(drawn, found):
         away = (np.asarray(got) - np.asarray(asked)) / sd
         assert np.abs(np.median(away, axis=1)).max() < 0.1
         assert np.abs(away).mean() < 0.15
-    places = answers.places(problem, voxels, local, truth)
+    places = answers.places(problem, voxels, found, truth)
     reference = grid.places(problem, posterior, voxels, truth)
     for level in (0.5, 0.8, 0.95):
         share = (np.asarray(places.above) < level).mean()

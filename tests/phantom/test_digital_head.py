@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cestprep.data.template import load_template
+from cestprep.data.template import brain_template
 from cestprep.imaging.grid import Grid
 from cestprep.phantom import anatomy, motion, scan
 from cestprep.phantom.smooth import SD_PER_FWHM, smooth_field
@@ -18,9 +18,7 @@ DELAYS = np.array([10.0, 1.0, 0.2])
 
 @pytest.fixture(scope="module")
 def template():
-    images = load_template()
-    arrays = [images[name].get_fdata(dtype=np.float32) for name in ("wm", "gm", "brain")]
-    return anatomy.Template(*arrays, images["wm"].affine)
+    return brain_template()
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,8 @@ SPACE = REFERENCE
 MAP_SUFFIXES = {"T1": "T1map", "T2": "T2map", "B0": "fieldmap", "B1": "TB1map"}
 QUANTITIES = {suffix: quantity for quantity, suffix in MAP_SUFFIXES.items()}
 MAP_FOLDERS = {"T1": "anat", "T2": "anat", "B0": "fmap", "B1": "fmap"}
-MAGNITUDE, MASK, SEGMENTATION = "magnitude", "mask", "dseg"
+MAGNITUDE, MASK, SEGMENTATION, PROBABILITY = "magnitude", "mask", "dseg", "probseg"
+TRANSFORM, TIMESERIES = "xfm", "timeseries"
 #: ``desc`` of a series that estimation can start from.
 PREPROCESSED = "preproc"
 #: The scan that maps B0 and B1, and all series with a context table.
@@ -61,6 +62,10 @@ TABLED = (SERIES, WASABI)
 #: What one series of prepared images is called, and the field with a number per volume.
 PREPARED = {"SRT1": "SaturationRecoveryTime", "T2PREP": "T2PreparationTime"}
 SATURATION_RECOVERY, T2_PREPARED = PREPARED
+#: Standard suffixes of scans that maps are made from: many spin echoes, B1 by two flip angles.
+ECHOES, ANGLES = "MESE", "TB1DAM"
+#: Scans that maps are made from.
+SCANS = (SATURATION_RECOVERY, T2_PREPARED, ECHOES, WASABI, ANGLES)
 #: Columns of motion: mm, rad.
 MOTION = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
 

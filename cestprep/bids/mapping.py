@@ -1,0 +1,139 @@
+"""From a scan's volumes to a map with its SD, on the grid of the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from cestprep.bids.scans import Scan, scan_affine, scan_data
+from cestprep.bids.spec import ANGLES, SATURATION_RECOVERY
+from cestprep.imaging.grid import Grid
+from cestprep.imaging.series import head_of
+from cestprep.imaging.wasabi import Wasabi, fit_moving, fit_still
+from cestprep.inference import mapping
+from cestprep.inference.chunks import Progress
+from cestprep.inference.curves import Curve, fit_curve
+from cestprep.inference.estimate import Estimate
+from cestprep.physics.protocol import Saturation
+
+
+def map_scan(scan: Scan, volumes: np.ndarray, noise: Mapping[str, Any]) -> dict[str, Any]:
+    """Map (``value``), its ``sd`` and a ``record`` of the fit.
+
+    Parameters
+    ----------
+    scan : Scan
+        Of T1, T2, WASSR or two flip angles.
+    volumes : ndarray, shape (x, y, z, n)
+        On the grid of the reference; 0 in voxels that are not covered.
+    noise : mapping
+        ``NoiseSD`` and ``NoiseGain`` of `cestprep.imaging.series.bring`, where known.
+    """
+    inside = head_of(volumes[..., scan.anchor]) & (volumes > 0).any(axis=3)
+    sd = noise.get("NoiseSD")
+    if scan.name == ANGLES:
+        found = mapping.double_angle(volumes[inside].T, np.deg2rad(scan.angle_deg), sd)
+        return _volumes(inside, *found, {"Voxels": int((found[0] > 0).sum())})
+    floor = 0.0 if sd is None else sd / noise["NoiseGain"]
+    fit = fit_curve(_curve(scan), volumes[inside].T, floor_sd=floor)
+    good = fit.converged & ~fit.at_bound
+    row = 0 if scan.banded else 1
+    record = {
+        "Voxels": int(good.sum()),
+        "VoxelsFailed": int((~fit.converged).sum()),
+        "VoxelsAtBound": int((fit.converged & fit.at_bound).sum()),
+        "MedianRSquared": float(np.median(fit.r_squared[good])) if good.any() else 0.0,
+    }
+    return _volumes(
+        inside, np.where(good, fit.theta[row], 0), np.where(good, fit.sd[row], 0), record
+    )
+
+
+def _curve(scan: Scan) -> Curve:
+    if scan.banded:
+        return mapping.wassr_curve(_offsets_ppm(scan))
+    if scan.name == SATURATION_RECOVERY:
+        return mapping.t1_curve(scan.times_s)
+    return mapping.t2_curve(scan.times_s)
+
+
+def _offsets_ppm(scan: Scan) -> tuple[float, ...]:
+    """Offset of each volume's saturation; a volume without any counts as far away."""
+    assert scan.protocol is not None
+    far = 1e4
+    return tuple(
+        next((b.offset_ppm for b in v.preparation if isinstance(b, Saturation)), far)
+        for v in scan.protocol.volumes
+    )
+
+
+def _volumes(
+    inside: np.ndarray, value: np.ndarray, sd: np.ndarray, record: dict[str, Any]
+) -> dict[str, Any]:
+    found: dict[str, Any] = {"record": record}
+    for name, values in (("value", value), ("sd", sd)):
+        volume = np.zeros(inside.shape, np.float32)
+        volume[inside] = values
+        found[name] = volume
+    return found
+
+
+def fit_fields(
+    scan: Scan,
+    start: np.ndarray,
+    mask: nib.Nifti1Image,
+    relaxation: Sequence[np.ndarray | None],
+    progress: Progress,
+    moves: bool,
+) -> dict[str, Any]:
+    """B0 (ppm) and B1 (relative) with SDs as volumes, ``transforms``, and a ``record``.
+
+    Parameters
+    ----------
+    scan : Scan
+        WASABI.
+    start : ndarray, shape (4, 4)
+        From points of the reference to points of the scan's anchor.
+    mask : Nifti1Image
+        On the grid of the reference.
+    relaxation : sequence of ndarray or None
+        T1, its SD, T2, its SD in s, as volumes.
+    progress : Progress
+    moves : bool
+        Whether the head may have moved within the scan.
+    """
+    assert scan.protocol is not None
+    wasabi = Wasabi(scan_data(scan), scan_affine(scan), scan.protocol, scan.anchor)
+    grid = Grid(mask.shape[:3], mask.affine)
+    t1, t1_sd, t2, t2_sd = relaxation
+    assert t1 is not None
+    assert t2 is not None
+    inside = (np.asarray(mask.dataobj) > 0) & (t1 > 0) & (t2 > 0)
+    known = np.stack([t1[inside], t2[inside]])
+    covariance = np.zeros((2, 2, known.shape[1]), np.float32)
+    for i, sd in enumerate((t1_sd, t2_sd)):
+        if sd is not None:
+            covariance[i, i] = sd[inside] ** 2
+    if moves:
+        fit = fit_moving(wasabi, start, grid, inside, (known, covariance), progress)
+        estimate, transforms = fit.estimate, fit.transforms
+        record = {"NRMSEStill": fit.nrmse[0], "NRMSEMoving": fit.nrmse[1],
+                  "MotionCorrected": fit.moved}  # fmt: skip
+    else:
+        transforms = np.broadcast_to(start, (scan.protocol.n_volumes, 4, 4))
+        estimate = fit_still(wasabi, transforms, grid, inside, (known, covariance), progress)
+        record = {"MotionCorrected": False}
+    return {**_fields(inside, estimate), "transforms": transforms, "record": record}
+
+
+def _fields(inside: np.ndarray, estimate: Estimate) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for i, name in enumerate(("b0", "b1")):
+        for ending, values in (("", estimate.mean[i]), ("_sd", estimate.sd[i])):
+            volume = np.zeros(inside.shape, np.float32)
+            volume[inside] = np.where(estimate.valid, values, 0)
+            found[name + ending] = volume
+    return found

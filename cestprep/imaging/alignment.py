@@ -1,0 +1,56 @@
+"""Where the head lies in one series, seen from another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cestprep.imaging.registration import Options, register_rigid
+from cestprep.imaging.transforms import angle_deg, displacement_mm, grid_points
+
+#: Heads do not move farther between series of one session; what does is a failed registration.
+FARTHEST_MM, FARTHEST_DEG = 40.0, 25.0
+_BETWEEN = Options(levels=3)
+_POINTS = 2000
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Place of a series.
+
+    Attributes
+    ----------
+    matrix : ndarray, shape (4, 4)
+        From points of the reference to points of the series, mm, RAS.
+    moved_mm : float
+        Mean displacement of the head that was found.
+    failed : bool
+        Whether that was beyond belief; the matrix is the identity then, so headers count.
+    """
+
+    matrix: np.ndarray
+    moved_mm: float
+    failed: bool
+
+
+def align(
+    reference: tuple[np.ndarray, np.ndarray],
+    anchor: tuple[np.ndarray, np.ndarray],
+    mask: np.ndarray,
+) -> Alignment:
+    """Rigid transform of a series by its volume of full signal.
+
+    Saturated, short-TR or late-echo volumes end up centimetres away, so they never anchor a series.
+
+    Parameters
+    ----------
+    reference, anchor : (ndarray (x, y, z), affine)
+    mask : ndarray of bool
+        The brain in the reference and some more.
+    """
+    found = register_rigid(reference, anchor, mask, options=_BETWEEN)
+    points = grid_points(mask, reference[1], max(1, int(mask.sum()) // _POINTS))
+    moved = float(displacement_mm(found, np.eye(4), points).mean())
+    failed = moved > FARTHEST_MM or angle_deg(found) > FARTHEST_DEG
+    return Alignment(np.eye(4) if failed else found, moved, failed)

@@ -1,0 +1,83 @@
+"""Volumes of a series brought to the reference, and what that does to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from cestprep.imaging.grid import Grid
+from cestprep.imaging.resampling import resample, resample_series
+from cestprep.imaging.tissue import rough_brain
+
+#: The rough brain is grown by this many voxels where images are compared.
+_MARGIN = 2
+#: Volumes through which white noise is sent to see what interpolation leaves of it.
+_NOISE_VOLUMES = 8
+
+
+@dataclass(frozen=True)
+class Brought:
+    """A series on the grid of the reference.
+
+    Attributes
+    ----------
+    volumes : ndarray, shape (x, y, z, n)
+        0 in voxels that some volume does not reach.
+    noise_gain : float
+        SD of the noise of one volume over that before the interpolation.
+    """
+
+    volumes: np.ndarray
+    noise_gain: float
+
+
+def head_of(volume: np.ndarray) -> np.ndarray:
+    """Roughly the brain in an unsaturated volume and some more: where images are compared."""
+    grown: np.ndarray = ndimage.binary_dilation(rough_brain(volume), iterations=_MARGIN)
+    return grown
+
+
+def bring(
+    volumes: np.ndarray,
+    affine: np.ndarray,
+    grid: Grid,
+    transforms: np.ndarray,
+    lost: Sequence[int] = (),
+) -> Brought:
+    """Resample every volume once, through its own transform.
+
+    Parameters
+    ----------
+    volumes : ndarray, shape (x, y, z, n)
+    affine : ndarray, shape (4, 4)
+    grid : Grid
+    transforms : ndarray, shape (n, 4, 4)
+        From points of the grid to points of each volume.
+    lost : sequence of int
+        Volumes whose place is not known: what they do not reach does not count.
+    """
+    moved = np.maximum(resample_series(volumes, affine, grid, [*transforms]), 0)
+    whole = np.ones(volumes.shape[:3], np.float32)
+    reached = np.ones(grid.shape, bool)
+    for i, matrix in enumerate(transforms):
+        if i not in lost:
+            reached &= resample(whole, affine, grid, [matrix], "linear") > 0.999
+    return Brought(
+        np.where(reached[..., None], moved, 0), _noise_gain(whole.shape, affine, grid, transforms)
+    )
+
+
+def _noise_gain(
+    shape: tuple[int, ...], affine: np.ndarray, grid: Grid, transforms: np.ndarray
+) -> float:
+    rng = np.random.default_rng(0)
+    chosen = np.unique(np.linspace(0, len(transforms) - 1, _NOISE_VOLUMES).round().astype(int))
+    variances = []
+    for i in chosen:
+        noise = rng.standard_normal(shape).astype(np.float32)
+        left = resample(noise, affine, grid, [transforms[i]])
+        variances.append(np.mean(left[left != 0] ** 2))
+    return float(np.sqrt(np.mean(variances)))
