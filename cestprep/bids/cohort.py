@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cestprep.bids.observe import observe
+from cestprep.bids.observe import lost_volumes, observe
 from cestprep.bids.plan import SessionPlan, StagePlan
 from cestprep.errors import Fault, UsageError
 from cestprep.inference import solving
@@ -50,6 +50,8 @@ def pooled(
 ) -> tuple[Observation, dict[str, np.ndarray]]:
     """Voxels of all sessions, equally many of each as far as they go.
 
+    Sessions that lost volumes to motion are left out.
+
     Parameters
     ----------
     sessions : sequence of SessionPlan
@@ -72,6 +74,8 @@ def pooled(
     each = MOST_VOXELS // len(sessions)
     for session in sessions:
         plan = session.stage(stage)
+        if lost_volumes(plan):
+            continue
         observation, usable = observe(session, plan, earlier.get(session.label, {}))
         places = np.flatnonzero(usable)
         places = (
@@ -85,7 +89,7 @@ def pooled(
         parts.append(solving.prepared(method, plan.problem, observation.take(places)))
     if not parts:
         where = ", ".join(s.label for s in sessions)
-        what = f"no voxel of stage {stage} is usable"
+        what = f"no voxel of stage {stage} is usable, or all sessions lost volumes to motion"
         raise UsageError(Fault(where, what, "Look at their masks and maps"))
     return joined(parts), chosen
 

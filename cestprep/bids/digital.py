@@ -86,7 +86,7 @@ SIZES = {
 #: The slab is turned a little, as an operator would.
 _TURN_DEG = (4.0, -2.0, 3.0)
 #: Middle of the slab, and what is drawn beyond its ends for a head that moves, in mm.
-_CENTRE_MM, _BEYOND_MM = (0.0, -15.0, 25.0), 15.0
+CENTRE_MM, _BEYOND_MM = (0.0, -15.0, 25.0), 15.0
 _HEAD_MM = ((-92.0, 92.0), (-128.0, 95.0))
 _LESION_MM, _LESION_RADIUS_MM = (-32.0, -5.0, 30.0), 14.0
 FREQUENCY_MHZ, SNR = 123.25, 100.0
@@ -120,13 +120,13 @@ class Options:
         size = SIZES[self.size]
         affine = np.diag([size.voxel_mm] * 3 + [1.0])
         affine[:3, 3] = -0.5 * size.voxel_mm * (np.array(size.shape) - 1)
-        return Grid(size.shape, pose(_TURN_DEG, _CENTRE_MM) @ affine)
+        return Grid(size.shape, pose(_TURN_DEG, CENTRE_MM) @ affine)
 
 
 def make_subject(options: Options) -> scan.Subject:
     """The head that is scanned."""
     height = SIZES[options.size].voxel_mm * SIZES[options.size].shape[2] / 2 + _BEYOND_MM
-    box = (*_HEAD_MM, (_CENTRE_MM[2] - height, _CENTRE_MM[2] + height))
+    box = (*_HEAD_MM, (CENTRE_MM[2] - height, CENTRE_MM[2] + height))
     spacing = SIZES[options.size].spacing_mm
     anatomy = make_anatomy(brain_template(), box, options.seed, spacing_mm=spacing)
     if options.lesion:
@@ -266,7 +266,7 @@ class _Writer:
     def _motion(self, one: Taken) -> None:
         """Motion from the first volume of all, about the middle of the slab."""
         moved = np.stack([p @ np.linalg.inv(self._reference) for p in one.poses])
-        table = pd.DataFrame(motion_parameters(moved, np.array(_CENTRE_MM)), columns=MOTION)
+        table = pd.DataFrame(motion_parameters(moved, np.array(CENTRE_MM)), columns=MOTION)
         is_stage = one.name in {stage.name for stage in self.options.recipe.stages}
         acq = one.name if is_stage else one.name.lower()
         path = self.truth / f"{self._stem(DATATYPE, f'acq-{acq}_desc-motion_timeseries')}.tsv"
@@ -296,8 +296,9 @@ class _Writer:
             )
         self._true(self._stem(MAP_FOLDERS["B0"], f"space-{SPACE}_{MAGNITUDE}"),
                    SIGNAL * truth.parameter("m0"), shared)  # fmt: skip
-        self._true(self._stem(DATATYPE, f"space-{SPACE}_desc-brain_{MASK}"),
-                   truth.brain.astype(np.uint8), {"Type": "Brain", **shared})  # fmt: skip
+        brain = {"Type": "Brain", "HeadToScanner": self._reference.tolist(), **shared}
+        stem = self._stem(DATATYPE, f"space-{SPACE}_desc-brain_{MASK}")
+        self._true(stem, truth.brain.astype(np.uint8), brain)
         self._tissues(truth, shared)
 
     def _tissues(self, truth: scan.Truth, shared: Mapping[str, Any]) -> None:

@@ -16,7 +16,6 @@ from cestprep.imaging.wasabi import Wasabi, fit_moving, fit_still
 from cestprep.inference import mapping
 from cestprep.inference.chunks import Progress
 from cestprep.inference.curves import Curve, fit_curve
-from cestprep.inference.estimate import Estimate
 from cestprep.physics.protocol import Saturation
 
 
@@ -36,7 +35,8 @@ def map_scan(scan: Scan, volumes: np.ndarray, noise: Mapping[str, Any]) -> dict[
     sd = noise.get("NoiseSD")
     if scan.name == ANGLES:
         found = mapping.double_angle(volumes[inside].T, np.deg2rad(scan.angle_deg), sd)
-        return _volumes(inside, *found, {"Voxels": int((found[0] > 0).sum())})
+        values = {"value": found[0], "sd": found[1]}
+        return _volumes(inside, values, {"Voxels": int((found[0] > 0).sum())})
     floor = 0.0 if sd is None else sd / noise["NoiseGain"]
     fit = fit_curve(_curve(scan), volumes[inside].T, floor_sd=floor)
     good = fit.converged & ~fit.at_bound
@@ -47,9 +47,14 @@ def map_scan(scan: Scan, volumes: np.ndarray, noise: Mapping[str, Any]) -> dict[
         "VoxelsAtBound": int((fit.converged & fit.at_bound).sum()),
         "MedianRSquared": float(np.median(fit.r_squared[good])) if good.any() else 0.0,
     }
-    return _volumes(
-        inside, np.where(good, fit.theta[row], 0), np.where(good, fit.sd[row], 0), record
-    )
+    # 0 means no value but for B0, whose SD says so
+    missing = np.nan if scan.banded else 0
+    values = {
+        "value": np.where(good, fit.theta[row], 0),
+        "sd": np.where(good, fit.sd[row], missing),
+        "rsquared": np.where(good, fit.r_squared, 0),
+    }
+    return _volumes(inside, values, record)
 
 
 def _curve(scan: Scan) -> Curve:
@@ -71,13 +76,13 @@ def _offsets_ppm(scan: Scan) -> tuple[float, ...]:
 
 
 def _volumes(
-    inside: np.ndarray, value: np.ndarray, sd: np.ndarray, record: dict[str, Any]
+    inside: np.ndarray, values: Mapping[str, np.ndarray], record: dict[str, Any]
 ) -> dict[str, Any]:
+    """Volumes of what was found in the voxels ``inside``, and the record."""
     found: dict[str, Any] = {"record": record}
-    for name, values in (("value", value), ("sd", sd)):
-        volume = np.zeros(inside.shape, np.float32)
-        volume[inside] = values
-        found[name] = volume
+    for name, of_voxels in values.items():
+        found[name] = np.zeros(inside.shape, np.float32)
+        found[name][inside] = of_voxels
     return found
 
 
@@ -117,6 +122,7 @@ def fit_fields(
     for i, sd in enumerate((t1_sd, t2_sd)):
         if sd is not None:
             covariance[i, i] = sd[inside] ** 2
+    record: dict[str, Any]
     if moves:
         fit = fit_moving(wasabi, start, grid, inside, (known, covariance), progress)
         estimate, transforms = fit.estimate, fit.transforms
@@ -126,14 +132,11 @@ def fit_fields(
         transforms = np.broadcast_to(start, (scan.protocol.n_volumes, 4, 4))
         estimate = fit_still(wasabi, transforms, grid, inside, (known, covariance), progress)
         record = {"MotionCorrected": False}
-    return {**_fields(inside, estimate), "transforms": transforms, "record": record}
-
-
-def _fields(inside: np.ndarray, estimate: Estimate) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    good = estimate.valid
+    record["Voxels"] = int(good.sum())
+    record["VoxelsFailed"] = int((~good).sum())
+    values = {"rsquared": np.where(good, estimate.r_squared, 0)}
     for i, name in enumerate(("b0", "b1")):
-        for ending, values in (("", estimate.mean[i]), ("_sd", estimate.sd[i])):
-            volume = np.zeros(inside.shape, np.float32)
-            volume[inside] = np.where(estimate.valid, values, 0)
-            found[name + ending] = volume
-    return found
+        values[name] = np.where(good, estimate.mean[i], 0)
+        values[f"{name}_sd"] = np.where(good, estimate.sd[i], np.nan)
+    return {**_volumes(inside, values, record), "transforms": transforms}

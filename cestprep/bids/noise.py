@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from scipy.ndimage import binary_dilation
 
@@ -32,7 +35,7 @@ def find_noise(plan: StagePlan, volumes: np.ndarray, mask: np.ndarray) -> Noise 
         The stage's series.
     mask : ndarray of bool, shape (x, y, z)
     """
-    about = read_json(companion(plan.series.image, ".json")) if plan.raw else plan.series.fields
+    about = fields_of(plan)
     gain = about.get("NoiseGain", 1.0)
     if "NoiseGain" in about:  # interpolation has changed what air looks like
         stated = Noise(about["NoiseSD"], about["NoiseSource"]) if "NoiseSD" in about else None
@@ -40,6 +43,11 @@ def find_noise(plan: StagePlan, volumes: np.ndarray, mask: np.ndarray) -> Noise 
     air = volumes[corners(mask)]
     repeats = volumes[mask][:, repeated_volumes(plan.problem.protocol)].T
     return noise.find(plan.noise_sd, air.ravel() if is_even(air) else None, repeats)
+
+
+def fields_of(plan: StagePlan) -> Mapping[str, Any]:
+    """Sidecar fields of a stage's series, with those found when it was made."""
+    return read_json(companion(plan.series.image, ".json")) if plan.raw else plan.series.fields
 
 
 def scan_noise(scan: Scan, volumes: np.ndarray) -> Noise | None:
@@ -108,7 +116,8 @@ def repeated_volumes(protocol: Protocol) -> list[int]:
     first volume, or one after at least `FULL_RECOVERY_S`.
     """
     groups: dict[object, list[int]] = {}
-    for i, (volume, is_m0) in enumerate(zip(protocol.volumes, protocol.is_m0, strict=True)):
+    sampled = [v for v in protocol.volumes if v.readout.sampled]
+    for i, (volume, is_m0) in enumerate(zip(sampled, protocol.is_m0, strict=True)):
         if is_m0 and (i == 0 or volume.recovery_s >= FULL_RECOVERY_S):
             groups.setdefault((volume.preparation, volume.readout), []).append(i)
     return max(groups.values(), key=len, default=[])

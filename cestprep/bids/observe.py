@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,27 @@ import numpy as np
 
 from cestprep.bids.auxiliary import auxiliary_values, usable_auxiliary
 from cestprep.bids.files import image_data, read_json, replacing, write_json
-from cestprep.bids.noise import find_noise
+from cestprep.bids.noise import fields_of, find_noise
 from cestprep.bids.plan import SessionPlan, StagePlan
 from cestprep.inference.estimate import Estimate
 from cestprep.inference.noise import RESIDUAL
 from cestprep.inference.normalization import Comparison
 from cestprep.inference.problem import Observation
+from cestprep.physics.protocol import without_volumes
+
+
+def sampled(plan: StagePlan) -> StagePlan:
+    """The plan without volumes whose place was lost to motion: they are played, not compared."""
+    lost = lost_volumes(plan)
+    if not lost:
+        return plan
+    protocol = without_volumes(plan.problem.protocol, lost)
+    return replace(plan, problem=replace(plan.problem, protocol=protocol))
+
+
+def lost_volumes(plan: StagePlan) -> list[int]:
+    """Volumes of a prepared series whose place is not known, by index."""
+    return [int(i) for i in fields_of(plan).get("LostVolumes", [])]
 
 
 def observe(
@@ -37,7 +52,7 @@ def observe(
         Voxels for which every known parameter is usable.
     """
     mask = image_data(session.mask) > 0
-    volumes = image_data(plan.series.image)
+    volumes = image_data(plan.series.image)[..., list(plan.problem.protocol.sampled)]
     names = plan.problem.known_parameters
     known = np.zeros((len(names), mask.sum()), np.float32)
     covariance = np.zeros((len(names), *known.shape), np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,45 +43,57 @@ from cestprep.imaging.transforms import framewise_displacement, motion_parameter
 _OWN, _MOTION, _PLACE = "orig", "hmc", "coreg"
 
 
-def write_scan(
-    sink: Sink,
-    session: SessionPlan,
-    scan: Scan,
-    series: Path | None,
-    record: Mapping[str, Any],
-    transforms: tuple[np.ndarray | None, np.ndarray | None],
-) -> list[Path]:
-    """Write a scan's motion and place, and the series if a stage starts from it.
+@dataclass(frozen=True)
+class Found:
+    """What was found of a scan.
 
-    Parameters
+    Attributes
     ----------
-    sink, session
-    scan : Scan
     series : Path or None
         Volumes on the grid of the reference.
     record : mapping
         Lost volumes and noise.
-    transforms : tuple of ndarray or None
-        From its anchor to its volumes, and from the reference to its anchor.
+    motion : mapping or None
+        ``transforms`` from its anchor to its volumes; ``lost`` and ``gated`` where known.
+    place : mapping or None
+        ``matrix`` from the reference to its anchor, how far it ``moved_mm``, whether it ``failed``.
     """
-    within, between = transforms
-    where = _place_of(session, scan)
+
+    series: Path | None
+    record: Mapping[str, Any]
+    motion: Mapping[str, np.ndarray] | None
+    place: Mapping[str, np.ndarray] | None
+
+
+def write_scan(sink: Sink, session: SessionPlan, scan: Scan, found: Found) -> list[Path]:
+    """Write a scan's motion and place, and the series if a stage starts from it."""
     written: list[Path] = []
-    if within is not None:
-        written += _write_motion(sink, session, scan, where, within)
-    if between is not None:
-        path = sink.path(
-            session,
-            TRANSFORM,
-            ".txt",
-            datatype=where["datatype"],
-            **{"from": scan.name, "to": SPACE, "desc": _PLACE},
-        )
-        written.append(_write_transforms(path, between[None]))
+    if found.motion is not None:
+        written += _write_motion(sink, session, scan, found.motion)
+    if found.place is not None:
+        path = place_path(sink, session, scan)
+        about = {
+            "MovedMM": float(found.place["moved_mm"]),
+            "RegistrationFailed": bool(found.place["failed"]),
+        }
+        written.append(_write_transforms(path, found.place["matrix"][None]))
+        written.append(write_json(companion(path, ".json"), about))
     for plan in session.stages:
-        if plan.stage.name == scan.name and series is not None:
-            written += write_series(sink, session, plan, series, dict(record))
+        if plan.raw is not None and plan.stage.name == scan.name and found.series is not None:
+            written += write_series(sink, session, plan, found.series, found.record)
     return written
+
+
+def place_path(sink: Sink, session: SessionPlan, scan: Scan) -> Path:
+    """Path of the transform from the reference to a scan."""
+    entities = {"from": scan.name, "to": SPACE, "desc": _PLACE}
+    where = _place_of(session, scan)["datatype"]
+    return sink.path(session, TRANSFORM, ".txt", datatype=where, **entities)
+
+
+def motion_path(sink: Sink, session: SessionPlan, scan: Scan) -> Path:
+    """Path of the table of a scan's motion."""
+    return sink.path(session, TIMESERIES, ".tsv", **_place_of(session, scan), desc="motion")
 
 
 def _place_of(session: SessionPlan, scan: Scan) -> dict[str, str]:
@@ -93,26 +106,25 @@ def _place_of(session: SessionPlan, scan: Scan) -> dict[str, str]:
 
 
 def _write_motion(
-    sink: Sink, session: SessionPlan, scan: Scan, where: Mapping[str, str], within: np.ndarray
+    sink: Sink, session: SessionPlan, scan: Scan, found: Mapping[str, np.ndarray]
 ) -> list[Path]:
-    centre = load_image(scan.images[0]).affine @ [
-        *(0.5 * (np.array(load_image(scan.images[0]).shape[:3]) - 1)),
-        1.0,
-    ]
+    image, within = load_image(scan.images[0]), found["transforms"]
+    centre = image.affine @ [*(0.5 * (np.array(image.shape[:3]) - 1)), 1.0]
     parameters = motion_parameters(within, centre[:3])
     table = pd.DataFrame(parameters, columns=list(MOTION))
     table["framewise_displacement"] = framewise_displacement(parameters)
-    path = sink.path(session, TIMESERIES, ".tsv", **where, desc="motion")
+    path = motion_path(sink, session, scan)
     text = table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g")
-    about = {name: {"Units": "mm" if "trans" in name else "rad"} for name in MOTION}
+    about: dict[str, Any] = {name: {"Units": "mm" if "trans" in name else "rad"} for name in MOTION}
     about["framewise_displacement"] = {
         "Units": "mm",
         "Description": "sum of absolute changes from the volume before, rotations as arcs on a "
         "sphere of 50 mm (Power et al., NeuroImage 59 (2012) 2142)",
     }
-    moved = sink.path(
-        session, TRANSFORM, ".txt", **where, **{"from": _OWN, "to": SPACE, "desc": _MOTION}
-    )
+    for field, key in (("lost", "LostVolumes"), ("gated", "GatedVolumes")):
+        about[key] = np.flatnonzero(found.get(field, [])).tolist()
+    kind = {"from": _OWN, "to": SPACE, "desc": _MOTION}
+    moved = sink.path(session, TRANSFORM, ".txt", **_place_of(session, scan), **kind)
     return [
         write_text(path, text),
         write_json(path.with_suffix(".json"), about),
@@ -129,8 +141,14 @@ def _write_transforms(path: Path, matrices: np.ndarray) -> Path:
     return path
 
 
-def write_map(sink: Sink, session: SessionPlan, quantity: str, value: Path, sd: Path) -> list[Path]:
-    """Write a map and its SD, in package units, in the units of files."""
+def write_map(
+    sink: Sink,
+    session: SessionPlan,
+    quantity: str,
+    images: Mapping[str, Path],
+    record: Mapping[str, Any],
+) -> list[Path]:
+    """Write a map, given in package units, its SD and R² (``images`` by ``stat``)."""
     assert session.preparation is not None
     unit, factor = MAP_UNITS[quantity]
     factor = session.stages[0].problem.protocol.frequency_mhz if factor is None else factor
@@ -145,16 +163,17 @@ def write_map(sink: Sink, session: SessionPlan, quantity: str, value: Path, sd: 
     about = {
         "SpatialReference": sink.uri(sink.reference_path(session)),
         "SkullStripped": True,
-        "Units": unit,
         "Sources": sources,
+        **record,
     }
     mask = image_data(session.mask) > 0
     written = []
-    for image, entities in ((value, {}), (sd, {"stat": "std"})):
-        path = auxiliary_path(sink.out_dir, session, quantity, **entities)
-        values = np.where(mask, image_data(image) * factor, 0).astype(np.float32)
+    for stat, image in images.items():
+        path = auxiliary_path(sink.out_dir, session, quantity, **({"stat": stat} if stat else {}))
+        to_file, units = (1.0, "arbitrary") if stat == "rsquared" else (factor, unit)
+        values = np.where(mask, image_data(image) * to_file, 0).astype(np.float32)
         written.append(write_image(path, values, load_image(image)))
-        written.append(write_json(companion(path, ".json"), about))
+        written.append(write_json(companion(path, ".json"), {"Units": units, **about}))
     return written
 
 

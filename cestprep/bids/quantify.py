@@ -14,11 +14,11 @@ import numpy as np
 
 from cestprep import __version__
 from cestprep.bids.networks import TrainingFolder, read_network
-from cestprep.bids.observe import Record, observe
+from cestprep.bids.observe import Record, lost_volumes, observe, sampled
 from cestprep.bids.plan import SessionPlan, StagePlan
 from cestprep.inference import methods, solving
 from cestprep.inference.checkpoint import Checkpoint, describe
-from cestprep.inference.chunks import Progress
+from cestprep.inference.chunks import Progress, predict_all
 from cestprep.inference.estimate import Estimate, Validity
 from cestprep.inference.normalization import compare_normalizations
 from cestprep.inference.problem import InverseProblem, Observation
@@ -78,6 +78,9 @@ def quantify(
     progress: Progress | None = None,
 ) -> Quantified:
     """Estimate the free parameters of a stage in all voxels of the mask."""
+    whole, plan = plan, sampled(plan)
+    if plan.network is not None and plan.problem != whole.problem:
+        raise RuntimeError(_LOST.format(stage=plan.stage.name, lost=_numbers(lost_volumes(plan))))
     observation, usable = observe(session, plan, earlier)
     codes = np.where(usable, Validity.OK, Validity.MISSING_AUXILIARY)
     estimate = Estimate.blank(len(plan.stage.free), plan.problem.protocol.n_volumes, codes)
@@ -93,7 +96,32 @@ def quantify(
     trained_here = network if how.mode == "fit" else None
     left = residual_sd(problem, part, seen.data)
     curve = trained_here.trained.curve if trained_here else ()
-    return Quantified(estimate, Record.of(observation, comparison, left, curve), trained_here)
+    record = Record.of(observation, comparison, left, curve)
+    if plan.problem != whole.problem:
+        estimate = _with_lost(whole, estimate, observation)
+    return Quantified(estimate, record, trained_here)
+
+
+_LOST = (
+    "motion left the place of volumes {lost} of stage {stage} unknown, but a network that is "
+    "reused needs all volumes. Run without --checkpoint, which trains one for the others"
+)
+
+
+def _numbers(volumes: Sequence[int]) -> str:
+    return ", ".join(str(i + 1) for i in volumes)
+
+
+def _with_lost(whole: StagePlan, estimate: Estimate, observation: Observation) -> Estimate:
+    """The estimate with the fitted signal of all volumes, those that were left out too."""
+    kept = np.array(sampled(whole).problem.protocol.sampled)
+    dtype = estimate.fitted.dtype
+    fitted = predict_all(whole.problem, estimate.mean.astype(dtype), observation.known)
+    power = np.maximum(np.sum(fitted[kept] ** 2, axis=0), np.finfo(dtype).tiny)
+    fitted = fitted * (np.sum(fitted[kept] * estimate.fitted, axis=0) / power)
+    fitted = np.where(estimate.solver > 0, fitted, 0).astype(dtype)
+    fitted[kept] = estimate.fitted
+    return replace(estimate, fitted=fitted)
 
 
 def _network(

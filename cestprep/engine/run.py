@@ -51,13 +51,13 @@ class _Watcher:
             return
         if status == "start":
             self.started.add(node.fullname)
-            log.info("%s: %s started", session.label, node.name)
+            log.info("%s: %s started", session.label, _step(node))
         elif status == "end" and node.fullname in self.started:
             session.nodes_run += 1
-            log.info("%s: %s finished", session.label, node.name)
+            log.info("%s: %s finished", session.label, _step(node))
         elif status == "end":
             session.nodes_cached += 1
-            log.info("%s: %s taken from the work directory", session.label, node.name)
+            log.info("%s: %s taken from the work directory", session.label, _step(node))
 
     def crash(self, node: Any, trace: list[str], crash_file: str) -> None:
         """Take the report of a crashed node."""
@@ -68,9 +68,15 @@ class _Watcher:
         killed = KILLED in text
         session.retryable |= killed
         reason = KILLED if killed else _last_line(text)
-        session.errors.append(f"{node.name}: {reason}")
+        session.errors.append(f"{_step(node)}: {reason}")
         session.crash_files.append(Path(crash_file))
-        log.error("%s: %s failed: %s (details: %s)", session.label, node.name, reason, crash_file)
+        log.error("%s: %s failed: %s (details: %s)", session.label, _step(node), reason, crash_file)
+
+
+def _step(node: Any) -> str:
+    """Name of a node inside its session's graph."""
+    _run, _session, *names = node.fullname.split(".")
+    return ".".join(names)
 
 
 def _last_line(text: str) -> str:

@@ -22,6 +22,7 @@ class MapOutputSpec(TraitedSpec):
 
     value = File(exists=True, desc="map in package units, 0 where there is none")
     sd = File(exists=True, desc="its standard deviation")
+    rsquared = File(exists=True, desc="share of the signals' variance that the fit explains")
     record = File(exists=True, desc="how good the fit is (.json)")
 
 
@@ -81,6 +82,7 @@ class FitFieldsOutputSpec(TraitedSpec):
     b0_sd = File(exists=True, desc="its SD")
     b1 = File(exists=True, desc="B1 over nominal")
     b1_sd = File(exists=True, desc="its SD")
+    rsquared = File(exists=True, desc="share of the signals' variance that the fit explains")
     motion = File(exists=True, desc="transforms from the reference to each volume (.npz)")
     record = File(exists=True, desc="residuals before and after (.json)")
 

@@ -30,23 +30,19 @@ class SaveScan(SimpleInterface):
         import numpy as np
 
         from cestprep.bids.files import read_json
-        from cestprep.bids.prepared import write_scan
+        from cestprep.bids.prepared import Found, write_scan
 
         asked = self.inputs
-        within = between = None
-        if isdefined(asked.motion):
-            with np.load(asked.motion) as stored:
-                within = stored["transforms"]
-        if isdefined(asked.alignment):
-            with np.load(asked.alignment) as stored:
-                between = stored["matrix"]
-        if within is not None and between is not None and asked.scan.banded:
-            within = within @ np.linalg.inv(between)  # from the anchor, as for other scans
+        motion, place = (
+            dict(np.load(path)) if isdefined(path) else None
+            for path in (asked.motion, asked.alignment)
+        )
+        if motion and place and asked.scan.banded:  # from the anchor, as for other scans
+            motion["transforms"] = motion["transforms"] @ np.linalg.inv(place["matrix"])
         series = Path(asked.series) if isdefined(asked.series) else None
         record = read_json(Path(asked.record)) if isdefined(asked.record) else {}
-        written = write_scan(
-            sink_of(asked), asked.plan, asked.scan, series, record, (within, between)
-        )
+        found = Found(series, record, motion, place)
+        written = write_scan(sink_of(asked), asked.plan, asked.scan, found)
         self._results["out_files"] = [str(p) for p in written]
         return runtime
 
@@ -57,6 +53,8 @@ class SaveMapInputSpec(SessionInputSpec):
     quantity = traits.Str(mandatory=True, desc="T1, T2, B0 or B1")
     value = File(exists=True, mandatory=True, desc="map in package units")
     sd = File(exists=True, mandatory=True, desc="its SD")
+    rsquared = File(exists=True, desc="share of variance that its fit explains")
+    record = File(exists=True, mandatory=True, desc="how good the fit is (.json)")
     after = File(exists=True, desc="the mask, so that it is written first")
 
 
@@ -67,12 +65,15 @@ class SaveMap(SimpleInterface):
     output_spec = SavedOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
+        from cestprep.bids.files import read_json
         from cestprep.bids.prepared import write_map
 
         asked = self.inputs
-        written = write_map(
-            sink_of(asked), asked.plan, asked.quantity, Path(asked.value), Path(asked.sd)
-        )
+        images = {"": Path(asked.value), "std": Path(asked.sd)}
+        if isdefined(asked.rsquared):
+            images["rsquared"] = Path(asked.rsquared)
+        record = read_json(Path(asked.record))
+        written = write_map(sink_of(asked), asked.plan, asked.quantity, images, record)
         self._results["out_files"] = [str(p) for p in written]
         return runtime
 

@@ -54,7 +54,7 @@ class FindMotion(SimpleInterface):
         scan = self.inputs.scan
         data, affine = scan_data(scan), scan_affine(scan)
         head = head_of(data[..., scan.anchor])
-        line = ProgressLine(f"motion of {scan.name}")
+        line = ProgressLine(scan.name).phase("motion", "volumes")
         found = estimate_motion(data, affine, head, scan.anchor, progress=line)
         path = Path(runtime.cwd) / "motion.npz"
         np.savez(path, transforms=found.transforms, gated=found.gated, lost=found.lost)

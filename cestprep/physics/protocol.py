@@ -6,7 +6,8 @@ block; each `Readout` yields one volume: the longitudinal water magnetisation be
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from cestprep.physics.waveforms import Waveform
@@ -95,12 +96,14 @@ class Readout:
 
     ``reset``: None where magnetisation carries on into the next volume; else everything is put
     back to this multiple of equilibrium (simulators do, scanners do not), and so starts the first.
+    ``sampled`` is False where the volume is played but its image is not used.
     """
 
     flip_angle_deg: float
     n_shots: int = 1
     shot_interval_s: float = 0.0
     reset: float | None = None
+    sampled: bool = True
 
     def __post_init__(self) -> None:
         if self.n_shots < 1 or self.shot_interval_s < 0:
@@ -145,7 +148,7 @@ class Protocol:
     frequency_mhz : float
         Spectrometer frequency in MHz.
     is_m0 : tuple of bool
-        Per volume, whether it is an unsaturated reference.
+        Per volume that is sampled, whether it is an unsaturated reference.
     carrier_phase : {"exact", "whole_degrees"}
         How the phase a carrier gains during a pulse is counted where the next pulse has a phase
         of its own; the C++ simulator of Pulseq-CEST truncates it to whole degrees.
@@ -159,13 +162,18 @@ class Protocol:
     def __post_init__(self) -> None:
         if not self.frequency_mhz > 0:
             raise ValueError("the spectrometer frequency must be positive")
-        if len(self.volumes) != len(self.is_m0):
+        if sum(self.sampled) != len(self.is_m0):
             raise ValueError("is_m0 needs one entry per readout")
 
     @property
     def n_volumes(self) -> int:
-        """Number of volumes."""
+        """Number of volumes that are sampled."""
         return len(self.is_m0)
+
+    @property
+    def sampled(self) -> tuple[bool, ...]:
+        """Per volume that is played, whether it is sampled."""
+        return tuple(v.readout.sampled for v in self.volumes)
 
     @property
     def volumes(self) -> tuple[Volume, ...]:
@@ -197,6 +205,17 @@ class Protocol:
         if recovery or preparation:
             raise ValueError("the protocol must end with a readout")
         return tuple(volumes)
+
+
+def without_volumes(protocol: Protocol, lost: Collection[int]) -> Protocol:
+    """The protocol as it is played, with some volumes (by index) not sampled."""
+    blocks, number = list(protocol.blocks), 0
+    for i, block in enumerate(blocks):
+        if isinstance(block, Readout):
+            blocks[i] = replace(block, sampled=block.sampled and number not in lost)
+            number += 1
+    is_m0 = tuple(m0 for i, m0 in enumerate(protocol.is_m0) if i not in lost)
+    return replace(protocol, blocks=tuple(blocks), is_m0=is_m0)
 
 
 def _without_last_spoil(preparation: list[Block]) -> tuple[Block, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -178,7 +179,7 @@ def _signal(
     preparation = _preparation_maps(model, p, protocol, solver, ones)
     recoveries, which_recovery = _unique([v.recovery_s for v in volumes])
     recovery = jnp.stack([_recovery_map(model, p, t) for t in recoveries])
-    readouts, which_readout = _unique([v.readout for v in volumes])
+    readouts, which_readout = _unique([replace(v.readout, sampled=True) for v in volumes])
     readout = jnp.stack([_readout_map(model, p, r, ones) for r in readouts])
 
     def step(state: Array, volume: tuple[Array, ...]) -> tuple[Array, Array]:
@@ -199,7 +200,8 @@ def _signal(
             *([] if measured is None else [measured]),
         ),
     )
-    return z * p["m0"]
+    sampled = np.array(protocol.sampled)
+    return (z if sampled.all() else z[sampled]) * p["m0"]
 
 
 @partial(_signal.defjvp, symbolic_zeros=True)

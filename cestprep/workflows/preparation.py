@@ -83,7 +83,8 @@ def init_fields_wf(
         save = SafeNode(SaveMap(**shared, quantity=quantity), name=f"save_{quantity}")
         name = quantity.lower()
         workflow.connect([(inputs, save, [("mask", "after")]),
-                          (fit, save, [(name, "value"), (f"{name}_sd", "sd")])])  # fmt: skip
+                          (fit, save, [(name, "value"), (f"{name}_sd", "sd"), ("record", "record"),
+                                       ("rsquared", "rsquared")])])  # fmt: skip
         saved.append(save)
     _collect(workflow, [(node, "out_files") for node in saved])
     return workflow
@@ -147,8 +148,8 @@ def init_preparation_wf(plan: SessionPlan, shared: Mapping[str, Any]) -> pe.Work
         ends.append((anatomy, "outputnode.out_files"))
     for quantity, fit in fits.items():
         save = SafeNode(SaveMap(**shared, quantity=quantity), name=f"save_{quantity}")
-        workflow.connect(fit, "value", save, "value")
-        workflow.connect(fit, "sd", save, "sd")
+        fields = ("value", "sd", "rsquared", "record")
+        workflow.connect([(fit, save, [(name, name) for name in fields])])
         if anatomy is not None:
             workflow.connect(anatomy, "outputnode.mask", save, "after")
         ends.append((save, "out_files"))
