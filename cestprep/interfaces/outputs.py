@@ -100,12 +100,10 @@ class SaveReportInputSpec(SessionInputSpec):
     """Inputs of `SaveReport`."""
 
     estimates = InputMultiObject(
-        File(exists=True), mandatory=True, desc="estimates, stage by stage"
+        File(exists=True), desc="estimates, stage by stage; none where the run stopped before"
     )
     records = InputMultiObject(
-        File(exists=True),
-        mandatory=True,
-        desc="noise and medians under both normalisations, stage by stage",
+        File(exists=True), desc="noise and medians under both normalisations, stage by stage"
     )
     command = traits.Str(nohash=True, desc="command line, for the record")
 
@@ -120,15 +118,12 @@ class SaveReport(SimpleInterface):
         from cestprep.bids.observe import load_estimate, load_record
         from cestprep.report.session import write_report, write_tables
 
-        sink, session = sink_of(self.inputs), self.inputs.plan
-        estimates = {
-            plan.stage.name: load_estimate(Path(f))
-            for plan, f in zip(session.stages, self.inputs.estimates, strict=True)
-        }
-        records = {
-            plan.stage.name: load_record(Path(f))
-            for plan, f in zip(session.stages, self.inputs.records, strict=True)
-        }
+        sink, session, asked = sink_of(self.inputs), self.inputs.plan, self.inputs
+        names = [plan.stage.name for plan in session.stages] if isdefined(asked.estimates) else []
+        estimates = {n: load_estimate(Path(f)) for n, f in zip(names, asked.estimates, strict=True)
+                     } if names else {}  # fmt: skip
+        records = {n: load_record(Path(f)) for n, f in zip(names, asked.records, strict=True)
+                   } if names else {}  # fmt: skip
         written = [
             write_report(sink, session, estimates, records, self.inputs.command),
             *write_tables(sink, session, estimates),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import BoundaryNorm, ListedColormap
@@ -160,6 +161,49 @@ def training_figure(curve: Sequence[Sequence[Any]]) -> str:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)
         axis.legend(fontsize=8, frameon=False)
+    return _png(figure)
+
+
+def motion_figure(tables: Mapping[str, pd.DataFrame]) -> str:
+    """Shifts and rotations of each scan by volume; columns as in motion tables of BIDS."""
+    figure = Figure((3.1 * len(tables), 3.4), DPI, layout="constrained")
+    axes = figure.subplots(2, len(tables), squeeze=False, sharex="col")
+    for column, (name, table) in enumerate(tables.items()):
+        volumes = np.arange(1, len(table) + 1)
+        for row, kind, factor, unit in (
+            (0, "trans", 1.0, "mm"),
+            (1, "rot", 180 / np.pi, "degrees"),
+        ):
+            axis = axes[row, column]
+            for along, colour in zip("xyz", ("#d1495b", "#2a9d8f", "#1d3557"), strict=True):
+                axis.plot(volumes, factor * table[f"{kind}_{along}"], color=colour, label=along)
+            axis.axhline(0, color="#999999", lw=0.6)
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.tick_params(labelsize=8)
+            if column == 0:
+                axis.set_ylabel("shift, mm" if unit == "mm" else "rotation, degrees", fontsize=8)
+        axes[0, column].set_title(name, fontsize=9)
+        axes[1, column].set_xlabel("volume", fontsize=8)
+    axes[0, 0].legend(fontsize=8, frameon=False, ncols=3)
+    return _png(figure)
+
+
+def outlines_figure(
+    reference: np.ndarray, outlines: Sequence[tuple[str, str, np.ndarray]], aspect: float
+) -> str:
+    """Reference image with named outlines: name, colour, mask."""
+    image = mosaic(reference)
+    figure, axes = _grid(image.shape, aspect, 1, 1)
+    figure.set_size_inches(2.2 * figure.get_size_inches())
+    axes[0].imshow(image, cmap="gray", interpolation="nearest", aspect=aspect)
+    handles = []
+    for name, colour, mask in outlines:
+        shown = mosaic(np.asarray(mask, float))
+        if np.nanmax(shown) > 0:
+            axes[0].contour(shown, levels=[0.5], colors=colour, linewidths=0.8)
+            handles.append(Patch(facecolor=colour, label=name))
+    figure.legend(handles=handles, loc="outside right center", fontsize=8, frameon=False)
+    axes[0].set_axis_off()
     return _png(figure)
 
 

@@ -24,6 +24,7 @@ from cestprep.inference.estimate import Estimate, Validity
 from cestprep.inference.measured import MISFIT_P
 from cestprep.report import figures, statistics
 from cestprep.report.display import Display
+from cestprep.report.preparation import preparation_section
 
 
 def report_path(label: str, out_dir: Path) -> Path:
@@ -76,9 +77,13 @@ def write_report(
             display.show(reference), display.show(display.mask), display.aspect
         ),
         "auxiliary": _auxiliary_figure(session, display),
+        "preparation": (
+            preparation_section(sink, session, display) if session.preparation else None
+        ),
         "stages": [
             _stage(session, plan, estimates[plan.stage.name], records[plan.stage.name], display)
             for plan in session.stages
+            if plan.stage.name in estimates
         ],
         "normalizations": _normalization_rows(session, records),
         "regions": _region_rows(session, estimates, display),
@@ -91,6 +96,8 @@ def write_tables(sink: Sink, session: SessionPlan, estimates: Mapping[str, Estim
     regions = region_voxels(session.regions, image_data(session.mask) > 0)
     written = []
     for plan in session.stages:
+        if plan.stage.name not in estimates:  # the run stopped before
+            continue
         estimate = estimates[plan.stage.name]
         table = statistics.parameter_table(estimate, plan.stage.free)
         table.insert(0, "method", sink.method)
@@ -133,6 +140,8 @@ def _normalization_rows(
 ) -> list[dict[str, Any]]:
     rows = []
     for plan in session.stages:
+        if plan.stage.name not in records:
+            continue
         compared = records[plan.stage.name].normalization
         for i, f in enumerate(plan.stage.free):
             medians = compared.get("medians", {})
@@ -155,6 +164,8 @@ def _region_rows(
     rows = []
     for segmentation, voxels in region_voxels(session.regions, display.mask).items():
         for plan in session.stages:
+            if plan.stage.name not in estimates:
+                continue
             table = statistics.region_table(estimates[plan.stage.name], plan.stage.free, voxels)
             table.insert(0, "segmentation", segmentation)
             rows += table.to_dict("records")

@@ -75,13 +75,11 @@ def init_session_wf(plan: SessionPlan, settings: Settings, datasets: Mapping[str
     reference = SafeNode(SaveReference(**shared), name="save_reference")
     workflow.add_nodes([reference])
     _follow(workflow, before, reference)
-    if settings.stop_after == "preproc":
-        return workflow
     report = SafeNode(SaveReport(**shared, command=command), name=REPORT_NODE)
     fits: dict[str, pe.Node] = {}
     workflow.add_nodes([report])
     _follow(workflow, before, report)
-    for stage_plan in plan.stages:
+    for stage_plan in plan.stages if not settings.stop_after else ():
         name = stage_plan.stage.name
         fit = FitStage(
             plan=plan,
