@@ -170,10 +170,8 @@ def motion_figure(tables: Mapping[str, pd.DataFrame]) -> str:
     axes = figure.subplots(2, len(tables), squeeze=False, sharex="col")
     for column, (name, table) in enumerate(tables.items()):
         volumes = np.arange(1, len(table) + 1)
-        for row, kind, factor, unit in (
-            (0, "trans", 1.0, "mm"),
-            (1, "rot", 180 / np.pi, "degrees"),
-        ):
+        kinds = (("trans", 1.0, "shift, mm"), ("rot", 180 / np.pi, "rotation, degrees"))
+        for row, (kind, factor, label) in enumerate(kinds):
             axis = axes[row, column]
             for along, colour in zip("xyz", ("#d1495b", "#2a9d8f", "#1d3557"), strict=True):
                 axis.plot(volumes, factor * table[f"{kind}_{along}"], color=colour, label=along)
@@ -181,7 +179,7 @@ def motion_figure(tables: Mapping[str, pd.DataFrame]) -> str:
             axis.spines[["top", "right"]].set_visible(False)
             axis.tick_params(labelsize=8)
             if column == 0:
-                axis.set_ylabel("shift, mm" if unit == "mm" else "rotation, degrees", fontsize=8)
+                axis.set_ylabel(label, fontsize=8)
         axes[0, column].set_title(name, fontsize=9)
         axes[1, column].set_xlabel("volume", fontsize=8)
     axes[0, 0].legend(fontsize=8, frameon=False, ncols=3)
@@ -194,7 +192,8 @@ def outlines_figure(
     """Reference image with named outlines: name, colour, mask."""
     image = mosaic(reference)
     figure, axes = _grid(image.shape, aspect, 1, 1)
-    figure.set_size_inches(2.2 * figure.get_size_inches())
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(2.2 * width, 2.2 * height)
     axes[0].imshow(image, cmap="gray", interpolation="nearest", aspect=aspect)
     handles = []
     for name, colour, mask in outlines:

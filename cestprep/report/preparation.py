@@ -27,8 +27,8 @@ def preparation_section(sink: Sink, session: SessionPlan, display: Display) -> d
     preparation = session.preparation
     assert preparation is not None
     moving = preparation.moving
-    tables = {scan.name: _motion(sink, session, scan) for scan in moving}
-    tables = {name: table for name, table in tables.items() if table is not None}
+    found = {scan.name: _motion(sink, session, scan) for scan in moving}
+    tables = {name: table for name, table in found.items() if table is not None}
     return {
         "still": preparation.still,
         "motion": [_motion_row(sink, session, scan, tables.get(scan.name)) for scan in moving],
