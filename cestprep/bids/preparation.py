@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cestprep.bids.anatomy import AnatomyFiles
 from cestprep.bids.auxiliary import AuxiliarySource
 from cestprep.bids.files import load_image
 from cestprep.bids.naming import auxiliary_path, derivative_path, mask_path
@@ -51,9 +52,11 @@ class Preparation:
     prepared : tuple of str
         Stages whose series was found aligned with the reference.
     anatomy : bool
-        Whether the template is brought to the head, for brain and tissues.
+        Whether brain and tissues are made.
     mask : bool
-        Whether the brain is taken from it.
+        Whether the brain is taken from there.
+    given : AnatomyFiles or None
+        What they are made from; None: from T1, by the template.
     """
 
     series: tuple[Scan, ...]
@@ -63,6 +66,7 @@ class Preparation:
     prepared: tuple[str, ...] = ()
     anatomy: bool = False
     mask: bool = False
+    given: AnatomyFiles | None = None
 
     @property
     def moving(self) -> tuple[Scan, ...]:
@@ -74,7 +78,8 @@ class Preparation:
     @property
     def files(self) -> list[Path]:
         """Every raw image that is read."""
-        return [path for scan in (*self.series, *self.scans) for path in scan.images]
+        scans = [path for scan in (*self.series, *self.scans) for path in scan.images]
+        return scans + (self.given.files if self.given else [])
 
     def scan_of(self, quantity: str) -> Scan:
         """The scan a quantity is mapped from."""
@@ -96,7 +101,10 @@ class Preparation:
             yield f"  found prepared: {', '.join(self.prepared)}"
         if self.anatomy:
             parts = (["brain mask"] if self.mask else []) + ["tissues"]
-            yield f"  {' and '.join(parts)}: from T1 and the template ICBM 152"
+            source = "T1 and the template ICBM 152"
+            if self.given is not None:
+                source = f"{self.given.t1w.name} and its segmentation, registered to the reference"
+            yield f"  {' and '.join(parts)}: from {source}"
 
 
 _BANDED_NAMES = (WASABI, "WASSR")
@@ -134,11 +142,14 @@ def plan_preparation(
     knows_t1 = "T1" in maps or "T1" in files.maps
     thick = not why_still(recipe, True, [scan.images[0] for scan in series])
     segmented = any(r.name == TISSUE for r in files.regions)
-    mask = files.mask is None and thick and knows_t1
-    anatomy = thick and knows_t1 and (mask or not segmented)
+    human = recipe.subject == "human"
+    possible = thick and (knows_t1 or files.anatomy is not None) and human
+    mask = files.mask is None and possible
+    anatomy = possible and (mask or not segmented)
     if not (maps or anatomy or (raw and not still)):
         return None
-    return Preparation(tuple(series), scans, maps, still, prepared, anatomy, mask)
+    given = files.anatomy if anatomy else None
+    return Preparation(tuple(series), scans, maps, still, prepared, anatomy, mask, given)
 
 
 def with_prepared(files: SessionFiles) -> SessionFiles:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cestprep.bids.anatomy import AnatomyFiles, find_anatomy
 from cestprep.bids.sidecars import applicable, metadata, parse_name
 from cestprep.bids.spec import (
     CONTEXT,
@@ -89,6 +90,8 @@ class SessionFiles:
         Raw scans that maps are made from.
     prepared : tuple of Series
         Series that a derivative dataset holds aligned with the reference.
+    anatomy : AnatomyFiles or None
+        What fMRIPrep or sMRIPrep made.
     """
 
     subject: str
@@ -100,6 +103,7 @@ class SessionFiles:
     regions: tuple[Region, ...] = field(default=())
     scans: Mapping[str, tuple[Series, ...]] = field(default_factory=dict)
     prepared: tuple[Series, ...] = ()
+    anatomy: AnatomyFiles | None = None
 
     @property
     def label(self) -> str:
@@ -237,9 +241,14 @@ def select_session(
             if found is not None:
                 maps[quantity] = found
                 break
+    anatomies = {n: find_anatomy(d.files, subject, session) for n, d in derivatives.items()}
+    # what lies beside a preprocessed T1w is on its grid, unless it says otherwise
+    where = {n: {"space": SPACE} if found else {} for n, found in anatomies.items()}
     masks = [
-        _only(_query(d, subject, session, [MASK], desc=mask, label=None), f"{mask} mask")
-        for d in derivatives.values()
+        _only(
+            _query(d, subject, session, [MASK], desc=mask, label=None, **where[n]), f"{mask} mask"
+        )
+        for n, d in derivatives.items()
     ]
     return SessionFiles(
         subject=subject,
@@ -251,7 +260,7 @@ def select_session(
         maps=maps,
         mask=next((m for m in masks if m is not None), None),
         regions=_first_of_each(
-            [r for d in derivatives.values() for r in _regions(d, subject, session)]
+            [r for n, d in derivatives.items() for r in _regions(d, subject, session, **where[n])]
         ),
         scans={
             suffix: tuple(_series(p, root) for p in _query(layout, subject, session, [suffix]))
@@ -262,6 +271,7 @@ def select_session(
             for d in derivatives.values()
             for path in _query(d, subject, session, [SERIES], desc=PREPROCESSED, space=SPACE)
         ),
+        anatomy=next((found for found in anatomies.values() if found is not None), None),
     )
 
 
@@ -325,10 +335,10 @@ def _first_of_each(regions: Sequence[Region]) -> tuple[Region, ...]:
     return tuple(by_name.values())
 
 
-def _regions(layout: BIDSLayout, subject: str, session: str | None) -> list[Region]:
+def _regions(layout: BIDSLayout, subject: str, session: str | None, **wanted: str) -> list[Region]:
     root = Path(layout.root)
     regions: dict[str, Region] = {}
-    for image in _query(layout, subject, session, [MASK, SEGMENTATION]):
+    for image in _query(layout, subject, session, [MASK, SEGMENTATION], **wanted):
         entities, suffix, _ = parse_name(image.name)
         is_dseg = suffix == SEGMENTATION
         name = entities.get("seg") or entities.get("desc") if is_dseg else entities.get("label")

@@ -42,7 +42,7 @@ class Options:
 
 
 #: From a start that is nearly right.
-NEAR = Options(levels=1)
+NEAR = Options(levels=1, samples=8192, bins=64)
 #: Another head.
 TEMPLATE = Options(levels=3, iterations=300, samples=4096)
 

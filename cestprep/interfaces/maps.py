@@ -8,6 +8,7 @@ from typing import Any
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
+    InputMultiObject,
     SimpleInterface,
     TraitedSpec,
     isdefined,
@@ -158,6 +159,52 @@ class FindBrain(SimpleInterface):
             "priors": np.moveaxis(found.priors, 0, -1).astype(np.float32),
             "displacement": found.displacement,
         }
+        _saved(self, Path(runtime.cwd), like, volumes)
+        return runtime
+
+
+class BringAnatomyInputSpec(AgainstReferenceInputSpec):
+    """Inputs of `BringAnatomy`."""
+
+    alignment = File(exists=True, mandatory=True, desc="of RegisterScan")
+    mask = File(exists=True, mandatory=True, desc="brain on the grid of the anatomy")
+    tissues = InputMultiObject(
+        File(exists=True), mandatory=True, desc="white matter, grey matter, CSF"
+    )
+
+
+class BringAnatomyOutputSpec(TraitedSpec):
+    """What `BringAnatomy` leaves."""
+
+    brain = File(exists=True, desc="mask")
+    tissues = File(exists=True, desc="probabilities of white matter, grey matter, CSF (4D)")
+
+
+class BringAnatomy(SimpleInterface):
+    """Brain and tissues of a segmented anatomy, on the grid of the reference."""
+
+    input_spec = BringAnatomyInputSpec
+    output_spec = BringAnatomyOutputSpec
+
+    def _run_interface(self, runtime: Any) -> Any:
+        import numpy as np
+
+        from cestprep.bids.files import image_data, load_image
+        from cestprep.imaging.grid import Grid
+        from cestprep.imaging.resampling import resample
+
+        asked = self.inputs
+        like = load_image(asked.reference.images[0])
+        grid = Grid(like.shape[:3], like.affine)
+        with np.load(asked.alignment) as stored:
+            matrix = stored["matrix"]
+        brought = [
+            resample(image_data(f), load_image(f).affine, grid, [matrix], "linear")
+            for f in (asked.mask, *asked.tissues)
+        ]
+        brain = brought[0] > 0.5
+        tissues = np.stack(brought[1:], axis=-1) * brain[..., None]
+        volumes = {"brain": brain.astype(np.uint8), "tissues": tissues}
         _saved(self, Path(runtime.cwd), like, volumes)
         return runtime
 

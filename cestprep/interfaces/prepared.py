@@ -83,7 +83,7 @@ class SaveAnatomyInputSpec(SessionInputSpec):
 
     brain = File(exists=True, mandatory=True, desc="mask")
     tissues = File(exists=True, mandatory=True, desc="of SegmentTissues")
-    displacement = File(exists=True, mandatory=True, desc="of FindBrain")
+    displacement = File(exists=True, desc="of FindBrain")
 
 
 class SaveAnatomyOutputSpec(SavedOutputSpec):
@@ -103,7 +103,9 @@ class SaveAnatomy(SimpleInterface):
         from cestprep.data.template import SPACE
 
         asked, sink, session = self.inputs, sink_of(self.inputs), self.inputs.plan
-        written = [write_warp(sink, session, Path(asked.displacement), SPACE)]
+        written = []
+        if isdefined(asked.displacement):
+            written.append(write_warp(sink, session, Path(asked.displacement), SPACE))
         if session.mask in session.made:
             written += write_mask(sink, session, Path(asked.brain))
         if session.made.intersection(r.image for r in session.regions):

@@ -13,7 +13,7 @@ from cestprep.bids.preparation import Preparation
 from cestprep.bids.scans import Scan
 from cestprep.bids.spec import WASABI
 from cestprep.engine.nodes import SafeNode
-from cestprep.interfaces.maps import FindBrain, FitFields, MapScan, SegmentTissues
+from cestprep.interfaces.maps import BringAnatomy, FindBrain, FitFields, MapScan, SegmentTissues
 from cestprep.interfaces.prepared import SaveAnatomy, SaveMap, SaveScan
 from cestprep.interfaces.scans import BringScan, FindMotion, RegisterScan
 
@@ -114,6 +114,38 @@ def init_anatomy_wf(plan: SessionPlan, shared: Mapping[str, Any]) -> pe.Workflow
     return workflow
 
 
+def init_given_anatomy_wf(plan: SessionPlan, shared: Mapping[str, Any]) -> pe.Workflow:
+    """Graph of brain and tissues from an anatomy that was segmented before."""
+    preparation = plan.preparation
+    assert preparation is not None
+    files, reference = preparation.given, preparation.series[0]
+    assert files is not None
+    scan = Scan("T1w", (files.t1w,))
+    given = {
+        "scan": scan,
+        "in_files": [str(p) for p in (*scan.images, *reference.images)],
+        "reference": reference,
+    }
+    workflow = pe.Workflow(name="anatomy")
+    outputs = pe.Node(IdentityInterface(["mask", "out_files"]), name="outputnode")
+    place = _node(RegisterScan(**given), "register")
+    tissues = [str(p) for p in files.tissues]
+    bring = _node(BringAnatomy(**given, mask=str(files.mask), tissues=tissues), "bring")
+    save_place = SafeNode(SaveScan(**shared, scan=scan), name="save_scan")
+    save = SafeNode(SaveAnatomy(**shared), name="save")
+    merge = SafeNode(Merge(2), name="files")
+    workflow.connect([
+        (place, bring, [("alignment", "alignment")]),
+        (place, save_place, [("alignment", "alignment")]),
+        (bring, save, [("brain", "brain"), ("tissues", "tissues")]),
+        (save, merge, [("out_files", "in1")]),
+        (save_place, merge, [("out_files", "in2")]),
+        (merge, outputs, [("out", "out_files")]),
+        (save, outputs, [("mask", "mask")]),
+    ])  # fmt: skip
+    return workflow
+
+
 def _collect(workflow: pe.Workflow, ends: Sequence[tuple[Any, str]]) -> None:
     """Add an ``outputnode`` whose ``out_files`` are all files of some ends."""
     outputs = pe.Node(IdentityInterface(["out_files"]), name="outputnode")
@@ -141,10 +173,14 @@ def init_preparation_wf(plan: SessionPlan, shared: Mapping[str, Any]) -> pe.Work
             ("outputnode.series", "series"), ("outputnode.record", "brought")])])  # fmt: skip
     anatomy = None
     if preparation.anatomy:
-        anatomy = init_anatomy_wf(plan, shared)
-        first = scans[preparation.series[0].name]
-        workflow.connect(first, "outputnode.series", anatomy, "inputnode.series")
-        _supply(workflow, fits, plan, "T1", [("value", "t1")], anatomy)
+        if preparation.given is not None:
+            anatomy = init_given_anatomy_wf(plan, shared)
+            workflow.add_nodes([anatomy])
+        else:
+            anatomy = init_anatomy_wf(plan, shared)
+            first = scans[preparation.series[0].name]
+            workflow.connect(first, "outputnode.series", anatomy, "inputnode.series")
+            _supply(workflow, fits, plan, "T1", [("value", "t1")], anatomy)
         ends.append((anatomy, "outputnode.out_files"))
     for quantity, fit in fits.items():
         save = SafeNode(SaveMap(**shared, quantity=quantity), name=f"save_{quantity}")
