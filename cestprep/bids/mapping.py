@@ -12,6 +12,7 @@ from cestprep.bids.scans import Scan, scan_affine, scan_data
 from cestprep.bids.spec import ANGLES, SATURATION_RECOVERY
 from cestprep.imaging.grid import Grid
 from cestprep.imaging.series import head_of
+from cestprep.imaging.uncertainty import place_sd
 from cestprep.imaging.wasabi import Wasabi, fit_moving, fit_still
 from cestprep.inference import mapping
 from cestprep.inference.chunks import Progress
@@ -31,14 +32,18 @@ def map_scan(scan: Scan, volumes: np.ndarray, noise: Mapping[str, Any]) -> dict[
     noise : mapping
         ``NoiseSD`` and ``NoiseGain`` of `cestprep.imaging.series.bring`, where known.
     """
-    inside = head_of(volumes[..., scan.anchor]) & (volumes > 0).any(axis=3)
+    inside = head_of(volumes.max(axis=3)) & (volumes > 0).any(axis=3)
+    lost = noise.get("LostVolumes", [])
     sd = noise.get("NoiseSD")
     if scan.name == ANGLES:
         found = mapping.double_angle(volumes[inside].T, np.deg2rad(scan.angle_deg), sd)
         values = {"value": found[0], "sd": found[1]}
-        return _volumes(inside, values, {"Voxels": int((found[0] > 0).sum())})
+        made = _volumes(inside, values, {"Voxels": int((found[0] > 0).sum())})
+        return _with_place(made, "value", "sd")
     floor = 0.0 if sd is None else sd / noise["NoiseGain"]
-    fit = fit_curve(_curve(scan), volumes[inside].T, floor_sd=floor)
+    signals = volumes[inside].T
+    seen = (signals > 0) & ~np.isin(np.arange(len(signals)), lost)[:, None]
+    fit = fit_curve(_curve(scan), signals, floor_sd=floor, seen=seen)
     good = fit.converged & ~fit.at_bound
     row = 0 if scan.banded else 1
     record = {
@@ -54,7 +59,7 @@ def map_scan(scan: Scan, volumes: np.ndarray, noise: Mapping[str, Any]) -> dict[
         "sd": np.where(good, fit.sd[row], missing),
         "rsquared": np.where(good, fit.r_squared, 0),
     }
-    return _volumes(inside, values, record)
+    return _with_place(_volumes(inside, values, record), "value", "sd")
 
 
 def _curve(scan: Scan) -> Curve:
@@ -84,6 +89,12 @@ def _volumes(
         found[name] = np.zeros(inside.shape, np.float32)
         found[name][inside] = of_voxels
     return found
+
+
+def _with_place(found: dict[str, Any], name: str, sd: str) -> dict[str, Any]:
+    """Volumes with the SD that an uncertain place leaves added to that of the fit."""
+    place = place_sd(found[name], (found[sd] > 0))
+    return found | {sd: np.hypot(found[sd], place).astype(np.float32)}
 
 
 def fit_fields(
@@ -139,4 +150,7 @@ def fit_fields(
     for i, name in enumerate(("b0", "b1")):
         values[name] = np.where(good, estimate.mean[i], 0)
         values[f"{name}_sd"] = np.where(good, estimate.sd[i], np.nan)
-    return {**_volumes(inside, values, record), "transforms": transforms}
+    maps = _volumes(inside, values, record)
+    for name in ("b0", "b1"):
+        maps = _with_place(maps, name, f"{name}_sd")
+    return {**maps, "transforms": transforms}

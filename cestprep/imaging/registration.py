@@ -29,6 +29,9 @@ class Options:
         Of the joint histogram.
     metric : str
         Of elastix; mutual information, unless the images have one contrast.
+    cubic : bool
+        Whether the moving image is interpolated by cubic splines: linear ones blur, which draws
+        grids onto each other.
     seed : int
         Of the samples; the same seed gives the same transform.
     """
@@ -38,11 +41,12 @@ class Options:
     samples: int = 2048
     bins: int = 32
     metric: str = "AdvancedMattesMutualInformation"
+    cubic: bool = False
     seed: int = 121212
 
 
 #: From a start that is nearly right.
-NEAR = Options(levels=1, samples=8192, bins=64)
+NEAR = Options(levels=1, samples=8192, bins=64, cubic=True)
 #: Another head.
 TEMPLATE = Options(levels=3, iterations=300, samples=4096)
 
@@ -130,10 +134,12 @@ def _map(options: Options, transform: str) -> dict[str, list[str]]:
     schedule = [str(2 ** (options.levels - 1 - level)) for level in range(options.levels)]
     settings: dict[str, Any] = {
         "Registration": "MultiResolutionRegistration",
-        "FixedImagePyramid": "FixedSmoothingImagePyramid",
-        "MovingImagePyramid": "MovingSmoothingImagePyramid",
+        # those that smooth without shrinking smooth the last level too, across the slab's ends
+        "FixedImagePyramid": "FixedRecursiveImagePyramid",
+        "MovingImagePyramid": "MovingRecursiveImagePyramid",
         "ImagePyramidSchedule": [s for s in schedule for _ in range(3)],
-        "Interpolator": "LinearInterpolator",
+        "Interpolator": "BSplineInterpolator" if options.cubic else "LinearInterpolator",
+        "BSplineInterpolationOrder": 3,
         "ResampleInterpolator": "FinalBSplineInterpolator",
         "Resampler": "DefaultResampler",
         "Metric": options.metric,

@@ -25,7 +25,7 @@ class Brought:
     Attributes
     ----------
     volumes : ndarray, shape (x, y, z, n)
-        0 in voxels that some volume does not reach.
+        0 in voxels that a volume does not reach; in all volumes, unless that was asked otherwise.
     noise_gain : float
         SD of the noise of one volume over that before the interpolation.
     """
@@ -46,6 +46,8 @@ def bring(
     grid: Grid,
     transforms: np.ndarray,
     lost: Sequence[int] = (),
+    *,
+    partly: bool = False,
 ) -> Brought:
     """Resample every volume once, through its own transform.
 
@@ -58,16 +60,19 @@ def bring(
         From points of the grid to points of each volume.
     lost : sequence of int
         Volumes whose place is not known: what they do not reach does not count.
+    partly : bool
+        Whether voxels that only some volumes reach keep the values of these.
     """
     moved = np.maximum(resample_series(volumes, affine, grid, [*transforms]), 0)
     whole = np.ones(volumes.shape[:3], np.float32)
-    reached = np.ones(grid.shape, bool)
-    for i, matrix in enumerate(transforms):
-        if i not in lost:
-            reached &= resample(whole, affine, grid, [matrix], "linear") > 0.999
-    return Brought(
-        np.where(reached[..., None], moved, 0), _noise_gain(whole.shape, affine, grid, transforms)
+    reached: np.ndarray = np.stack(
+        [resample(whole, affine, grid, [m], "linear") > 0.999 for m in transforms], axis=-1
     )
+    if not partly:
+        kept = [i for i in range(len(transforms)) if i not in lost]
+        reached = reached[..., kept].min(axis=-1, keepdims=True)
+    gain = _noise_gain(whole.shape, affine, grid, transforms)
+    return Brought(np.where(reached, moved, 0), gain)
 
 
 def _noise_gain(

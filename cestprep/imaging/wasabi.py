@@ -125,7 +125,19 @@ def fit_still(
     """B0 and B1 with every volume taken from where its transform says."""
     volumes = resample_series(wasabi.volumes, wasabi.affine, grid, [*transforms])
     data = np.maximum(volumes[mask].T, 0)
-    return fit_wasabi(wasabi.protocol, Observation(data, *relaxation), progress)
+    estimate = fit_wasabi(wasabi.protocol, Observation(data, *relaxation), progress)
+    return _with_misfit(estimate, data)
+
+
+def _with_misfit(estimate: Estimate, data: np.ndarray) -> Estimate:
+    """The estimate, less certain where the residual is larger than noise makes it elsewhere.
+
+    Motion that is left and mixed voxels do that here.
+    """
+    residual = estimate.nrmse * np.linalg.norm(data, axis=0)
+    usual = np.median(residual[estimate.valid]) if estimate.valid.any() else 1.0
+    factor = np.maximum(residual / max(usual, np.finfo(np.float32).tiny), 1.0)
+    return replace(estimate, covariance=estimate.covariance * factor**2)
 
 
 def _registered(

@@ -83,6 +83,7 @@ def fit_curve(
     progress: Progress | None = None,
     *,
     floor_sd: float | None = None,
+    seen: np.ndarray | None = None,
 ) -> CurveFit:
     """Fit a curve in each voxel.
 
@@ -97,6 +98,8 @@ def fit_curve(
     floor_sd : float, optional
         SD of the noise before magnitudes were taken and interpolated, which lifts weak signals;
         ``noise_sd`` where it is not given.
+    seen : ndarray of bool, shape (n, V), optional
+        Which signals there are; all unless given. Voxels with too few of them fail.
 
     Returns
     -------
@@ -105,42 +108,48 @@ def fit_curve(
         only ratios and the other parameters have a meaning.
     """
     data = np.asarray(signals, np.float32)
+    weight = np.ones_like(data) if seen is None else seen.astype(np.float32)
+    data = np.where(weight > 0, data, 0)
     scale = np.maximum(data.max(axis=0), np.finfo(np.float32).tiny)
     sd = np.full(data.shape[1], np.nan if noise_sd is None else noise_sd, np.float32) / scale
     lifted = (noise_sd or 0.0) if floor_sd is None else floor_sd
     floor = np.full(data.shape[1], lifted, np.float32) / scale
     run = partial(_fit_chunk, curve, np.array(curve.starts, np.float32).T)
-    fit = CurveFit(*over_chunks(run, [data / scale, sd, floor], _CHUNK, progress))
-    return fit._replace(converged=fit.converged & (data.max(axis=0) > 0))
+    fit = CurveFit(*over_chunks(run, [data / scale, sd, floor, weight], _CHUNK, progress))
+    enough = (data.max(axis=0) > 0) & (weight.sum(axis=0) > len(curve.names))
+    return fit._replace(converged=fit.converged & enough)
 
 
 @partial(jax.jit, static_argnames="curve")
 def _fit_chunk(
-    curve: Curve, points: Array, data: Array, sd: Array, floor: Array
+    curve: Curve, points: Array, data: Array, sd: Array, floor: Array, weight: Array
 ) -> tuple[Array, ...]:
     low, high = (jnp.asarray(b, data.dtype)[:, None] for b in (curve.low, curve.high))
     width = high - low
 
     def predict(u: Array) -> Array:
-        return curve.predict(low + u * width, floor)
+        return weight * curve.predict(low + u * width, floor)
 
     table = curve.predict(points, jnp.zeros(()))
-    dof = float(data.shape[0] - len(curve.names))
+    count = jnp.sum(weight, axis=0)
+    dof = jnp.maximum(count - len(curve.names), 1.0)
 
     linearize = partial(value_and_tangents, predict)
 
     def fit(group: tuple[Array, Array]) -> tuple[State, Array]:
-        u = (_nearest(*group, data) - low) / width
-        return minimize(linearize, data, u, dof, Options(max_iterations=60))
+        u = (_nearest(*group, data, weight) - low) / width
+        return minimize(
+            linearize, data, u, len(data) - len(curve.names), Options(max_iterations=60)
+        )
 
     ends, ended = jax.lax.map(fit, (_split(points, curve.groups), _split(table, curve.groups)))
     end, converged = best_end(ends, ended)
     hessian, _ = normal_equations(end.jacobian, end.residual)
-    left = end.cost / max(dof, 1.0)
+    left = end.cost / dof
     variance = jnp.where(jnp.isnan(sd), left, sd**2) + _LEAST_NOISE**2
     ridge = 12.0 * variance * eye_like(hessian)
     covariance = variance * linalg.inverse(hessian + ridge)  # the box adds its own information
-    spread = jnp.sum((data - data.mean(axis=0)) ** 2, axis=0)
+    spread = jnp.sum(weight * (data - jnp.sum(data, axis=0) / count) ** 2, axis=0)
     return (
         low + end.u * width,
         jnp.sqrt(jnp.einsum("iiv->iv", covariance)) * width,
@@ -156,7 +165,7 @@ def _split(columns: Array, groups: int) -> Array:
     return jnp.moveaxis(columns.reshape(len(columns), groups, -1), 1, 0)
 
 
-def _nearest(points: Array, table: Array, data: Array) -> Array:
+def _nearest(points: Array, table: Array, data: Array, weight: Array) -> Array:
     """Of points ``(p, m)`` with signals ``(n, m)``, the one nearest to each voxel's signals."""
-    distance = 0.5 * jnp.sum(table**2, axis=0)[:, None] - table.T @ data
+    distance = 0.5 * (table**2).T @ weight - table.T @ data
     return points[:, jnp.argmin(distance, axis=0)]

@@ -1,4 +1,4 @@
-"""Curves of the scans that measure T1, T2, B0 and B1, for `cestprep.inference.curves.fit_curve`.
+"""Curves for `cestprep.inference.curves.fit_curve` of scans of T1, T2 and B0; B1 by two angles.
 
 Each is made once for the same settings, so that its program is compiled once.
 """
@@ -18,10 +18,9 @@ from cestprep.physics import relaxometry
 
 #: Range of T1 and T2, in s, and of the signal of full recovery or no decay over the largest one.
 T1_RANGE, T2_RANGE, _LEVEL_RANGE = (0.05, 10.0), (0.003, 5.0), (0.3, 10.0)
-#: Where WASABI looks for water (ppm) and for B1: the fringes repeat, so each voxel begins at the
-#: best of a lookup over this range; without it one in ten ends in a wrong minimum.
-B0_RANGE, B1_RANGE = (-1.5, 1.5), (0.2, 1.8)
-_B0_LOOKUP, _B1_LOOKUP = np.linspace(-1, 1, 42), np.linspace(0.5, 1.45, 20)
+#: Where water is looked for, in ppm.
+B0_RANGE = (-1.5, 1.5)
+_B0_LOOKUP = np.linspace(-1, 1, 42)
 
 
 @lru_cache(maxsize=8)
@@ -51,26 +50,6 @@ def t2_curve(echoes_s: tuple[float, ...]) -> Curve:
             theta[0], theta[1], np.asarray(echoes_s), sd
         ),
         tuple(product((1.0, 1.5), np.geomspace(0.01, 2, 16))),
-    )
-
-
-@lru_cache(maxsize=8)
-def wasabi_curve(
-    offsets_ppm: tuple[float, ...], pulse: tuple[float, float], frequency_mhz: float
-) -> Curve:
-    """WASABI: ``b0_ppm, b1_scale, level, depth``; ``pulse`` is duration (s) and nominal B1 (uT).
-
-    Signals need no division by M0, whose noise would enter all of them: level and depth are fitted.
-    """
-    return Curve(
-        ("b0_ppm", "b1_scale", "level", "depth"),
-        (B0_RANGE[0], B1_RANGE[0], 0.2, 0.2),
-        (B0_RANGE[1], B1_RANGE[1], 2.0, 4.0),
-        lambda theta, sd: relaxometry.wasabi(
-            theta[0], theta[1], theta[2], theta[3], np.asarray(offsets_ppm), pulse, frequency_mhz
-        ),
-        tuple(product(_B0_LOOKUP, _B1_LOOKUP, (0.8, 0.95), (1.4, 1.7))),
-        groups=6,
     )
 
 

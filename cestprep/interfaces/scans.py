@@ -128,7 +128,9 @@ class BringScan(SimpleInterface):
         gain, own = 1.0, Grid(data.shape[:3], scan_affine(scan))
         noise = scan_noise(scan, data)
         if not (same_grid(own, grid) and np.array_equal(transforms, np.eye(4)[None] + 0 * transforms)):
-            brought = bring(data, own.affine, grid, transforms, np.flatnonzero(lost).tolist())
+            gone = np.flatnonzero(lost).tolist()
+            partly = bool(scan.times_s)  # curves can do without some of their volumes
+            brought = bring(data, own.affine, grid, transforms, gone, partly=partly)
             data, gain = brought.volumes, brought.noise_gain
         folder = Path(runtime.cwd)
         record: dict[str, Any] = {"LostVolumes": np.flatnonzero(lost).tolist(), "NoiseGain": gain}

@@ -9,8 +9,6 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from cestprep.physics.constants import GAMMA_HZ_PER_UT
-
 
 def _column(settings: ArrayLike) -> Array:
     return jnp.asarray(settings)[:, None]
@@ -51,43 +49,6 @@ def transverse_decay(
     power = clean**2 + jnp.asarray(noise_sd) ** 2
     some = power > 0  # the root has no derivative at 0, where exponentials underflow
     return jnp.where(some, jnp.sqrt(jnp.where(some, power, 1.0)), 0.0)
-
-
-def wasabi(
-    b0_ppm: ArrayLike,
-    b1_scale: ArrayLike,
-    level: ArrayLike,
-    depth: ArrayLike,
-    offset_ppm: ArrayLike,
-    pulse: tuple[float, float],
-    frequency_mhz: float,
-) -> Array:
-    """Signal after a short rectangular pulse near water, over that without one.
-
-    Parameters
-    ----------
-    b0_ppm : array, shape (V,)
-        Where water is.
-    b1_scale : array, shape (V,)
-        True over nominal B1.
-    level, depth : array, shape (V,)
-        ``c`` and ``d`` of the equation, which take up relaxation and saturation by the readout.
-    offset_ppm : array, shape (n,)
-    pulse : (float, float)
-        Duration in s and nominal B1 in uT.
-    frequency_mhz : float
-
-    Notes
-    -----
-    Schuenke et al., MRM 77 (2017) 571, Eq. 6: ``|c - d sin^2(arctan(w1 / dw)) sin^2(sqrt(w1^2 +
-    dw^2) t / 2)|``; ``sin^2(arctan(x / y)) = x^2 / (x^2 + y^2)`` needs no case for ``y = 0``.
-    """
-    duration_s, b1_ut = pulse
-    w1 = 2 * jnp.pi * GAMMA_HZ_PER_UT * b1_ut * jnp.asarray(b1_scale)
-    dw = 2 * jnp.pi * frequency_mhz * (_column(offset_ppm) - jnp.asarray(b0_ppm))
-    effective = w1**2 + dw**2
-    turned = jnp.sin(0.5 * duration_s * jnp.sqrt(effective)) ** 2
-    return jnp.abs(jnp.asarray(level) - jnp.asarray(depth) * w1**2 / effective * turned)
 
 
 def wassr(
