@@ -12,8 +12,9 @@ from cestprep.imaging.resampling import resample
 from cestprep.imaging.transforms import angle_deg, between, displacement_mm, grid_points
 from cestprep.inference.chunks import Progress
 
-#: A last step straight to the reference counts where it moved the brain less than this.
-GATE_MM = 0.6
+#: A last step straight to the reference counts where it moved the brain less than this many
+#: voxels: those before it, by linear interpolation, end up to one off where contrast inverts.
+GATE_VOXELS = 1.0
 #: Motion from one volume to the next, beyond which a volume counts as lost.
 LOST_MM, LOST_DEG = 10.0, 5.0
 #: Of the points on which displacements are judged.
@@ -82,10 +83,11 @@ def estimate_motion(
         if progress is not None:
             progress(done, 2 * n - 2)
     gated = np.zeros(n, bool)
+    gate_mm = GATE_VOXELS * float(np.linalg.norm(affine[:3, :3], axis=0).max())
     base = volumes[..., reference], affine
     for done, i in enumerate(order[1:], start=1):
         fine = register_rigid(base, (volumes[..., i], affine), mask, found[i], NEAR)
-        gated[i] = displacement_mm(fine, found[i], points).mean() >= GATE_MM
+        gated[i] = displacement_mm(fine, found[i], points).mean() >= gate_mm
         if not gated[i]:
             found[i] = fine
         if progress is not None:

@@ -27,8 +27,6 @@ class Options:
         Random places of each iteration.
     bins : int
         Of the joint histogram.
-    metric : str
-        Of elastix; mutual information, unless the images have one contrast.
     cubic : bool
         Whether the moving image is interpolated by cubic splines: linear ones blur, which draws
         grids onto each other.
@@ -40,7 +38,6 @@ class Options:
     iterations: int = 200
     samples: int = 2048
     bins: int = 32
-    metric: str = "AdvancedMattesMutualInformation"
     cubic: bool = False
     seed: int = 121212
 
@@ -142,7 +139,7 @@ def _map(options: Options, transform: str) -> dict[str, list[str]]:
         "BSplineInterpolationOrder": 3,
         "ResampleInterpolator": "FinalBSplineInterpolator",
         "Resampler": "DefaultResampler",
-        "Metric": options.metric,
+        "Metric": "AdvancedMattesMutualInformation",
         "NumberOfHistogramBins": options.bins,
         "Optimizer": "AdaptiveStochasticGradientDescent",
         "MaximumNumberOfIterations": options.iterations,

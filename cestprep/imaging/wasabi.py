@@ -28,7 +28,6 @@ _ROUNDS = 2
 _FARTHEST_MM = 8.0
 #: Volumes count as aligned better if the residual falls by this share at least.
 _BETTER = 0.01
-_SAME_CONTRAST = replace(NEAR, metric="AdvancedMeanSquares")
 _POINTS = 2000
 
 
@@ -154,7 +153,7 @@ def _registered(
     points = grid_points(mask, grid.affine, max(1, int(mask.sum()) // _POINTS))
     for i in range(n):
         fixed, moving = (synthetic[..., i], grid.affine), (wasabi.volumes[..., i], wasabi.affine)
-        matrix = register_rigid(fixed, moving, mask, transforms[i], _SAME_CONTRAST)
+        matrix = register_rigid(fixed, moving, mask, transforms[i], NEAR)
         if displacement_mm(matrix, transforms[i], points).mean() < _FARTHEST_MM:
             found[i] = matrix
         if progress is not None:
