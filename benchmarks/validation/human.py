@@ -85,7 +85,10 @@ def motion_rows(raw: Path, out: Path, centre: np.ndarray) -> dict[str, Row]:
             ]
         )
         uncorrected = np.array(
-            [displacement_mm(t @ np.linalg.inv(true[anchor]), np.eye(4), points).mean() for t in true]
+            [
+                displacement_mm(t @ np.linalg.inv(true[anchor]), np.eye(4), points).mean()
+                for t in true
+            ]
         )
         rows[name] = {
             "uncorrected, mean": uncorrected.mean(),

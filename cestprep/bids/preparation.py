@@ -135,6 +135,9 @@ def plan_preparation(
     """
     needed = list(dict.fromkeys(q for stage in recipe.stages for q in stage.auxiliary))
     scans, maps = plan_scans(files, needed, nominal, faults)
+    if WASABI in maps.values() and not {"T1", "T2"} <= set(needed):
+        what = f"B0 and B1 by WASABI need T1 and T2, which recipe {recipe.name} does not use"
+        faults.append(Fault(files.folder, what, "Supply maps of B0 and B1"))
     images = {s.image for s in files.prepared}
     prepared = tuple(s.name for s in series if s.images[0] in images)
     raw = [s for s in (*series, *scans) if s.name not in prepared]
