@@ -102,7 +102,7 @@ class Settings:
             return str(value) if isinstance(value, Path) else value
 
         return tomli_w.dumps(
-            {key: plain(value) for key, value in asdict(self).items() if value is not None}
+            {key: plain(value) for key, value in asdict(self).items() if value not in (None, "")}
         )
 
 
