@@ -30,7 +30,8 @@ EVERYTHING = (
     "--participant-label", "sub-01", "02", "--session-label", "a", "--recipe", "mouse-7t",
     "--method", "other", "--assume-nominal", "B1", "B0", "--random-seed", "7", "--nprocs", "3",
     "--mem", "2.5", "--device", "cpu", "--solver", "general", "-vv",
-    "--noise-sd", "mt=12.5", "3", "--no-propagate", "--no-motion", "--stop-after", "preproc", "--method-option", "steps=9", "paper=true",
+    "--noise-sd", "mt=12.5", "3", "--no-propagate", "--no-motion", "--stop-after", "preproc",
+    "--method-option", "steps=9", "paper=true",
     "--mode", "transfer+refine", "--checkpoint", "networks",
 )  # fmt: skip
 
