@@ -1,13 +1,13 @@
-"""Anatomy that fMRIPrep or sMRIPrep made: a T1-weighted image with brain, tissues and templates."""
+"""Anatomy that fMRIPrep or sMRIPrep made: a T1-weighted image with brain and tissues."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from cestprep.bids.sidecars import parse_name
-from cestprep.bids.spec import MASK, PREPROCESSED, PROBABILITY, TRANSFORM
+from cestprep.bids.spec import MASK, PREPROCESSED, PROBABILITY
 from cestprep.errors import Fault, InputError
 from cestprep.imaging.tissue import TISSUES
 
@@ -23,19 +23,16 @@ class AnatomyFiles:
     t1w, mask : Path
     tissues : tuple of Path
         Probabilities of the tissues, in their order.
-    warps : mapping of str to Path
-        By space, what brings this image onto a template (points of the template to points here).
     """
 
     t1w: Path
     mask: Path
     tissues: tuple[Path, ...]
-    warps: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def files(self) -> list[Path]:
         """All of them."""
-        return [self.t1w, self.mask, *self.tissues, *self.warps.values()]
+        return [self.t1w, self.mask, *self.tissues]
 
 
 def find_anatomy(files: Sequence[str], subject: str, session: str | None) -> AnatomyFiles | None:
@@ -73,16 +70,8 @@ def _around(t1w: Path, own: Sequence[tuple[Path, Mapping[str, str], str, str]]) 
     shares = {e.get("label"): p for p, e, s in images if s == PROBABILITY}
     missing = [name for name in TISSUES if name not in shares]
     if not masks or missing:
-        lacks = ", ".join(
-            ([] if masks else ["desc-brain_mask"]) + [f"label-{n}_probseg" for n in missing]
-        )
-        what, mend = (
-            f"has no {lacks} beside it",
-            "Give complete derivatives of fMRIPrep or sMRIPrep",
-        )
-        raise InputError(Fault(t1w, what, mend))
-    warps = {
-        e["to"]: p for p, e, s, x in own
-        if s == TRANSFORM and x == ".h5" and e.get("from") == T1W and "to" in e
-    }  # fmt: skip
-    return AnatomyFiles(t1w, masks[0], tuple(shares[name] for name in TISSUES), warps)
+        lacks = [] if masks else ["desc-brain_mask"]
+        lacks += [f"label-{name}_probseg" for name in missing]
+        mend = "Give complete derivatives of fMRIPrep or sMRIPrep"
+        raise InputError(Fault(t1w, f"has no {', '.join(lacks)} beside it", mend))
+    return AnatomyFiles(t1w, masks[0], tuple(shares[name] for name in TISSUES))

@@ -19,6 +19,7 @@ from cestprep.bids.spec import (
     SATURATION_RECOVERY,
     T2_PREPARED,
     WASABI,
+    WASSR,
 )
 from cestprep.errors import Fault, InputError
 from cestprep.inference.recipe import AUXILIARY, Recipe
@@ -29,7 +30,7 @@ NOMINAL = {"B0": 0.0, "B1": 1.0}
 MADE_FROM = {
     "T1": (SATURATION_RECOVERY,),
     "T2": (T2_PREPARED, ECHOES),
-    "B0": (WASABI, "WASSR"),
+    "B0": (WASABI, WASSR),
     "B1": (WASABI, ANGLES),
 }
 #: Plausible values in package units; voxels outside count as missing.
@@ -160,6 +161,12 @@ def unit_factor(
     what = f"Units is {unit!r}, expected {' or '.join(str(u) for u in accepted if u)}"
     mend = "State the unit in the sidecar, converting the map if need be"
     raise InputError(Fault(image, what, mend))
+
+
+def written_unit(quantity: str, frequency_mhz: float) -> tuple[str, float]:
+    """Unit in which maps are written, and the factor to it from package units."""
+    units = {"B0": ("Hz", frequency_mhz), "B1": ("percent", 100.0)}
+    return units.get(quantity, ("s", 1.0))
 
 
 def usable_auxiliary(quantity: str, values: np.ndarray) -> np.ndarray:

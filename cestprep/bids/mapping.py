@@ -11,7 +11,7 @@ import numpy as np
 from cestprep.bids.scans import Scan, scan_affine, scan_data
 from cestprep.bids.spec import ANGLES, SATURATION_RECOVERY
 from cestprep.imaging.grid import Grid
-from cestprep.imaging.series import head_of
+from cestprep.imaging.tissue import head_of
 from cestprep.imaging.uncertainty import place_sd
 from cestprep.imaging.wasabi import Wasabi, fit_moving, fit_still
 from cestprep.inference import mapping

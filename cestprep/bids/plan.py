@@ -124,6 +124,11 @@ class SessionPlan:
         used = dict.fromkeys([*series, *raw, *played, *maps, self.mask, *labels, *networks])
         return [path for path in used if path not in self.made]
 
+    @property
+    def frequency_mhz(self) -> float:
+        """Scanner frequency."""
+        return self.stages[0].problem.protocol.frequency_mhz
+
     def stage(self, name: str) -> StagePlan:
         """The plan of a stage."""
         return next(plan for plan in self.stages if plan.stage.name == name)
@@ -273,8 +278,7 @@ def _with_made(plan: SessionPlan, preparation: Preparation, outputs: Outputs) ->
         else s
         for s in plan.stages
     )
-    frequency = plan.stages[0].problem.protocol.frequency_mhz
-    maps = [outputs.source(quantity, frequency) for quantity in preparation.maps]
+    maps = [outputs.source(quantity, plan.frequency_mhz) for quantity in preparation.maps]
     if not plan.propagate:
         maps = [replace(source, sd=None) for source in maps]
     regions = plan.regions

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from cestprep.bids.anatomy import AnatomyFiles
-from cestprep.bids.auxiliary import AuxiliarySource
+from cestprep.bids.auxiliary import MADE_FROM, AuxiliarySource, written_unit
 from cestprep.bids.files import load_image
 from cestprep.bids.naming import auxiliary_path, derivative_path, mask_path
 from cestprep.bids.scans import WATER, Scan, angle_scan, field_scan, only, relaxation_scan
@@ -15,15 +16,13 @@ from cestprep.bids.session import Region, Series, SessionFiles
 from cestprep.bids.sidecars import source_entities
 from cestprep.bids.spec import (
     ANGLES,
-    ECHOES,
     MASK,
     PREPROCESSED,
-    SATURATION_RECOVERY,
     SEGMENTATION,
     SERIES,
     SPACE,
-    T2_PREPARED,
     WASABI,
+    WASSR,
 )
 from cestprep.errors import Fault, InputError
 from cestprep.imaging.tissue import TISSUES
@@ -94,7 +93,7 @@ class Preparation:
         if self.still:
             yield f"  motion: not corrected, nothing registered ({self.still})"
         else:
-            names = ", ".join(s.name for s in self.moving if s.name not in _BANDED_NAMES)
+            names = ", ".join(s.name for s in self.moving if not s.banded)
             yield f"  motion: of {names}; all registered to volume {self.series[0].anchor + 1} of "\
                   f"{self.series[0].images[0].name}"  # fmt: skip
         if self.prepared:
@@ -105,9 +104,6 @@ class Preparation:
             if self.given is not None:
                 source = f"{self.given.t1w.name} and its segmentation, registered to the reference"
             yield f"  {' and '.join(parts)}: from {source}"
-
-
-_BANDED_NAMES = (WASABI, "WASSR")
 
 
 def plan_preparation(
@@ -141,12 +137,12 @@ def plan_preparation(
     images = {s.image for s in files.prepared}
     prepared = tuple(s.name for s in series if s.images[0] in images)
     raw = [s for s in (*series, *scans) if s.name not in prepared]
-    still = why_still(recipe, motion, [path for scan in raw for path in scan.images])
+    shapes = {s.images[0]: load_image(s.images[0]).shape[:3] for s in (*series, *scans)}
+    still = why_still(recipe, motion, {s.images[0]: shapes[s.images[0]] for s in raw})
     knows_t1 = "T1" in maps or "T1" in files.maps
-    thick = not why_still(recipe, True, [scan.images[0] for scan in series])
+    thick = not why_still(recipe, True, {s.images[0]: shapes[s.images[0]] for s in series})
     segmented = any(r.name == TISSUE for r in files.regions)
-    human = recipe.subject == "human"
-    possible = thick and (knows_t1 or files.anatomy is not None) and human
+    possible = thick and (knows_t1 or files.anatomy is not None)
     mask = files.mask is None and possible
     anatomy = possible and (mask or not segmented)
     if not (maps or anatomy or (raw and not still)):
@@ -172,12 +168,12 @@ def plan_scans(
     maps: dict[str, str] = {}
     missing = [q for q in needed if q not in files.maps and q not in nominal]
 
-    def add(quantities: Sequence[str], find: object, *given: object) -> None:
+    def add(quantities: Sequence[str], find: Callable[[], Scan | None]) -> None:
         wanted = [q for q in quantities if q in missing and q not in maps]
         if not wanted:
             return
         try:
-            scan = find(*given)  # type: ignore[operator]
+            scan = find()
         except InputError as exc:
             faults.extend(exc.faults)
             maps.update(dict.fromkeys(wanted, ""))  # said already
@@ -187,26 +183,25 @@ def plan_scans(
             maps.update(dict.fromkeys(wanted, scan.name))
 
     found = files.scans
-    add(["T1"], relaxation_scan, found, [SATURATION_RECOVERY])
-    add(["T2"], relaxation_scan, found, [T2_PREPARED, ECHOES])
+    for quantity in ("T1", "T2"):
+        add([quantity], partial(relaxation_scan, found, MADE_FROM[quantity]))
     if found.get(WASABI):
         add(["B0", "B1"], lambda: field_scan(only(found[WASABI], WASABI), files.root, WASABI))
     water = [s for s in files.series if WATER in s.targets]
     if water:
-        add(["B0"], lambda: field_scan(only(water, "WASSR"), files.root, "WASSR"))
+        add(["B0"], lambda: field_scan(only(water, WASSR), files.root, WASSR))
     if found.get(ANGLES):
-        add(["B1"], angle_scan, found[ANGLES])
+        add(["B1"], lambda: angle_scan(found[ANGLES]))
     return tuple(scans), maps
 
 
-def why_still(recipe: Recipe, motion: bool, images: Sequence[Path]) -> str:
-    """Why motion is not corrected; empty where it is."""
+def why_still(recipe: Recipe, motion: bool, shapes: Mapping[Path, Sequence[int]]) -> str:
+    """Why motion of images of these shapes is not corrected; empty where it is."""
     if recipe.subject != "human":
         return f"recipe {recipe.name} is for {recipe.subject}s"
     if not motion:
         return "--no-motion"
-    for path in images:
-        shape = load_image(path).shape[:3]
+    for path, shape in shapes.items():
         if min(shape) < FEWEST_VOXELS:
             size = " x ".join(map(str, shape))
             return f"{path.name} has {size} voxels, too few to hold a registration in place"
@@ -230,8 +225,8 @@ class Outputs:
         """A map with its SD as they will be written."""
         image = auxiliary_path(self._out, self._whose, quantity)
         sd = auxiliary_path(self._out, self._whose, quantity, stat="std")
-        to_si = {"B0": 1 / frequency_mhz, "B1": 0.01}.get(quantity, 1.0)
-        return AuxiliarySource(quantity, image, sd, to_si, "")
+        _, factor = written_unit(quantity, frequency_mhz)
+        return AuxiliarySource(quantity, image, sd, 1 / factor, "")
 
     def mask(self, desc: str) -> Path:
         """The brain."""

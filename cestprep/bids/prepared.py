@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cestprep.bids.auxiliary import written_unit
 from cestprep.bids.derivatives import Sink
 from cestprep.bids.files import (
     image_data,
@@ -22,7 +23,7 @@ from cestprep.bids.files import (
 from cestprep.bids.naming import auxiliary_path
 from cestprep.bids.plan import SessionPlan
 from cestprep.bids.preparation import TISSUE
-from cestprep.bids.preprocessed import MAP_UNITS, write_series
+from cestprep.bids.preprocessed import write_series
 from cestprep.bids.scans import Scan
 from cestprep.bids.sidecars import companion
 from cestprep.bids.spec import (
@@ -34,6 +35,7 @@ from cestprep.bids.spec import (
     SPACE,
     TIMESERIES,
     TRANSFORM,
+    WASABI,
 )
 from cestprep.imaging.anatomy import eroded
 from cestprep.imaging.tissue import TISSUES
@@ -150,11 +152,10 @@ def write_map(
 ) -> list[Path]:
     """Write a map, given in package units, its SD and R² (``images`` by ``stat``)."""
     assert session.preparation is not None
-    unit, factor = MAP_UNITS[quantity]
-    factor = session.stages[0].problem.protocol.frequency_mhz if factor is None else factor
+    unit, factor = written_unit(quantity, session.frequency_mhz)
     scan = session.preparation.scan_of(quantity)
     sources = [sink.uri(path) for path in scan.images]
-    if scan.protocol is not None and not scan.times_s and quantity in ("B0", "B1"):
+    if scan.name == WASABI:
         sources += [
             sink.uri(a.image)
             for a in session.auxiliary

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cestprep.bids.auxiliary import AuxiliarySource
+from cestprep.bids.auxiliary import AuxiliarySource, written_unit
 from cestprep.bids.derivatives import Sink
 from cestprep.bids.files import copy_file, image_data, load_image, write_image, write_json
 from cestprep.bids.naming import auxiliary_path, mask_path
@@ -20,10 +20,6 @@ from cestprep.bids.spec import (
     SERIES,
     SPACE,
 )
-
-#: Units the maps are written in, by quantity, and the factor to them from package units; None: the
-#: scanner frequency.
-MAP_UNITS = {"T1": ("s", 1.0), "T2": ("s", 1.0), "B0": ("Hz", None), "B1": ("percent", 100.0)}
 
 
 def write_preprocessed(sink: Sink, session: SessionPlan) -> list[Path]:
@@ -95,10 +91,8 @@ def _write_map(
     image: Path,
     fields: Mapping[str, Any],
 ) -> list[Path]:
-    unit, factor = MAP_UNITS[source.quantity]
+    unit, factor = written_unit(source.quantity, session.frequency_mhz)
     path = auxiliary_path(sink.out_dir, session, source.quantity, **stat)
-    if factor is None:
-        factor = session.stages[0].problem.protocol.frequency_mhz
     values = image_data(image) * (source.to_si * factor)
     about = {**fields, "Units": unit, "Sources": [sink.uri(image)]}
     written = write_image(path, values, load_image(image))

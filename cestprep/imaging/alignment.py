@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from cestprep.imaging.registration import Options, register_rigid
-from cestprep.imaging.transforms import angle_deg, displacement_mm, grid_points
+from cestprep.imaging.transforms import angle_deg, displacement_mm, head_points
 
 #: Heads do not move farther between series of one session; what does is a failed registration.
 FARTHEST_MM, FARTHEST_DEG = 40.0, 25.0
 _BETWEEN = Options(levels=3)
-_POINTS = 2000
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def align(
         The brain in the reference and some more.
     """
     found = register_rigid(reference, anchor, mask, options=_BETWEEN)
-    points = grid_points(mask, reference[1], max(1, int(mask.sum()) // _POINTS))
+    points = head_points(mask, reference[1])
     moved = float(displacement_mm(found, np.eye(4), points).mean())
     failed = moved > FARTHEST_MM or angle_deg(found) > FARTHEST_DEG
     return Alignment(np.eye(4) if failed else found, moved, failed)

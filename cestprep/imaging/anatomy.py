@@ -7,17 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from cestprep.imaging import tissue
 from cestprep.imaging.grid import Grid
 from cestprep.imaging.registration import register_template
+from cestprep.imaging.tissue import grown
 from cestprep.imaging.transforms import apply
 
 #: Beyond these (s) a T1 is no tissue's of a head.
 _T1_S = (0.2, 6.0)
 #: R1 of grey matter and of what is neither, over that of white matter, in a made-up template.
 _GREY, _REST = 0.66, 0.25
-#: The rough brain is grown by this many voxels where images are compared.
-_MARGIN = 2
 
 
 @dataclass(frozen=True)
@@ -76,8 +74,7 @@ def normalize(
     """
     plausible = rough & (t1_s > _T1_S[0]) & (t1_s < _T1_S[1])
     rate = np.where(plausible, 1 / np.where(plausible, t1_s, 1.0), 0.0)
-    grown = ndimage.binary_dilation(rough, iterations=_MARGIN)
-    field = register_template((rate, affine), (template.rate, template.affine), grown)
+    field = register_template((rate, affine), (template.rate, template.affine), grown(rough))
     there = Grid(rough.shape, affine).points + field.reshape(-1, 3).T
 
     def brought(volume: np.ndarray) -> np.ndarray:
@@ -90,56 +87,7 @@ def normalize(
     return Normalized(brain > 0.5, priors, field)
 
 
-def in_template(
-    values: np.ndarray, affine: np.ndarray, displacement: np.ndarray, where: Grid, order: int = 1
-) -> np.ndarray:
-    """A map on a grid in the template's space; 0 where the map does not reach.
-
-    Parameters
-    ----------
-    values : ndarray, shape (x, y, z)
-    affine : ndarray, shape (4, 4)
-    displacement : ndarray, shape (x, y, z, 3)
-        Of `Normalized`.
-    where : Grid
-    order : {0, 1}
-        Nearest or linear.
-    """
-    to_index = np.linalg.inv(affine)
-    wanted = where.points
-    points = _origins(wanted, to_index, displacement)
-    found = ndimage.map_coordinates(
-        np.asarray(values, np.float32), apply(to_index, points), order=order, cval=0.0
-    )
-    shown: np.ndarray = found.reshape(where.shape)
-    return shown
-
-
-#: Rounds of the search for the point that is displaced to a wanted one.
-_ROUNDS = 30
-
-
-def _origins(wanted: np.ndarray, to_index: np.ndarray, displacement: np.ndarray) -> np.ndarray:
-    """Points ``(3, V)`` that the displacement brings to wanted ones, by fixed-point iteration."""
-    points = wanted.copy()
-    for _ in range(_ROUNDS):
-        index = apply(to_index, points)
-        there = np.stack(
-            [
-                ndimage.map_coordinates(displacement[..., i], index, order=1, mode="nearest")
-                for i in range(3)
-            ]
-        )
-        points = wanted - there
-    return points
-
-
 def eroded(probability: np.ndarray) -> np.ndarray:
     """Voxels that are mostly of a tissue, and whose neighbours are too."""
     core: np.ndarray = ndimage.binary_erosion(probability > 0.5)
     return core
-
-
-def tissues(t1_s: np.ndarray, head: Normalized) -> np.ndarray:
-    """Probabilities of the tissues in the brain (see `cestprep.imaging.tissue.segment`)."""
-    return tissue.segment(t1_s, head.brain, head.priors)

@@ -9,7 +9,7 @@ import numpy as np
 from cestprep.imaging.grid import Grid
 from cestprep.imaging.registration import NEAR, Options, register_rigid
 from cestprep.imaging.resampling import resample
-from cestprep.imaging.transforms import angle_deg, between, displacement_mm, grid_points
+from cestprep.imaging.transforms import angle_deg, between, displacement_mm, head_points
 from cestprep.inference.chunks import Progress
 
 #: A last step straight to the reference counts where it moved the brain less than this many
@@ -17,8 +17,6 @@ from cestprep.inference.chunks import Progress
 GATE_VOXELS = 1.0
 #: Motion from one volume to the next, beyond which a volume counts as lost.
 LOST_MM, LOST_DEG = 10.0, 5.0
-#: Of the points on which displacements are judged.
-_POINTS = 2000
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def estimate_motion(
     progress : Progress, optional
     """
     n = volumes.shape[3]
-    points = grid_points(mask, affine, max(1, int(mask.sum()) // _POINTS))
+    points = head_points(mask, affine)
     order = _bright_first(volumes, mask, reference)
     found = {reference: np.eye(4)}
     grid = Grid(volumes.shape[:3], affine)

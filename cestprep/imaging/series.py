@@ -6,14 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from cestprep.imaging.grid import Grid
 from cestprep.imaging.resampling import resample, resample_series
-from cestprep.imaging.tissue import rough_brain
 
-#: The rough brain is grown by this many voxels where images are compared.
-_MARGIN = 2
 #: Volumes through which white noise is sent to see what interpolation leaves of it.
 _NOISE_VOLUMES = 8
 
@@ -32,12 +28,6 @@ class Brought:
 
     volumes: np.ndarray
     noise_gain: float
-
-
-def head_of(volume: np.ndarray) -> np.ndarray:
-    """Roughly the brain in an unsaturated volume and some more: where images are compared."""
-    grown: np.ndarray = ndimage.binary_dilation(rough_brain(volume), iterations=_MARGIN)
-    return grown
 
 
 def bring(

@@ -120,6 +120,21 @@ class _Neighbours:
         return sums
 
 
+#: The rough brain is grown by this many voxels where images are compared.
+_MARGIN = 2
+
+
+def head_of(volume: np.ndarray) -> np.ndarray:
+    """Roughly the brain in an unsaturated volume and some more: where images are compared."""
+    return grown(rough_brain(volume))
+
+
+def grown(rough: np.ndarray) -> np.ndarray:
+    """A rough brain, and some more."""
+    more: np.ndarray = ndimage.binary_dilation(rough, iterations=_MARGIN)
+    return more
+
+
 def rough_brain(image: np.ndarray) -> np.ndarray:
     """Roughly the brain in an unsaturated image: bright, in one piece, without holes.
 

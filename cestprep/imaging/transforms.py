@@ -26,6 +26,15 @@ def grid_points(mask: np.ndarray, affine: np.ndarray, step: int = 1) -> np.ndarr
     return apply(affine, np.argwhere(mask)[::step].T)
 
 
+#: Points on which displacements of a head are judged.
+_POINTS = 2000
+
+
+def head_points(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Some centres of voxels all over a mask in mm, shape (3, V)."""
+    return grid_points(mask, affine, max(1, int(mask.sum()) // _POINTS))
+
+
 def displacement_mm(a: np.ndarray, b: np.ndarray, points: np.ndarray) -> np.ndarray:
     """How far apart two transforms put each point, shape (V,)."""
     distance: np.ndarray = np.linalg.norm(apply(a, points) - apply(b, points), axis=0)

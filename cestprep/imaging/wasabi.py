@@ -15,7 +15,7 @@ from scipy import ndimage
 from cestprep.imaging.grid import Grid
 from cestprep.imaging.registration import NEAR, register_rigid
 from cestprep.imaging.resampling import resample_series
-from cestprep.imaging.transforms import displacement_mm, grid_points
+from cestprep.imaging.transforms import displacement_mm, head_points
 from cestprep.inference.chunks import Progress, phase
 from cestprep.inference.estimate import Estimate
 from cestprep.inference.fields import fit_wasabi
@@ -28,7 +28,6 @@ _ROUNDS = 2
 _FARTHEST_MM = 8.0
 #: Volumes count as aligned better if the residual falls by this share at least.
 _BETTER = 0.01
-_POINTS = 2000
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,7 @@ def _registered(
     """Transforms of the volumes to what the fields say of each, as a whole tied to the anchor."""
     n, found = len(transforms), transforms.copy()
     synthetic = _filled(estimate, mask)
-    points = grid_points(mask, grid.affine, max(1, int(mask.sum()) // _POINTS))
+    points = head_points(mask, grid.affine)
     for i in range(n):
         fixed, moving = (synthetic[..., i], grid.affine), (wasabi.volumes[..., i], wasabi.affine)
         matrix = register_rigid(fixed, moving, mask, transforms[i], NEAR)

@@ -15,7 +15,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from cestprep.interfaces.scans import AgainstReferenceInputSpec, placed
+from cestprep.interfaces.scans import AgainstReferenceInputSpec, place_of
 
 
 class MapOutputSpec(TraitedSpec):
@@ -66,7 +66,6 @@ class MapScan(SimpleInterface):
 class FitFieldsInputSpec(AgainstReferenceInputSpec):
     """Inputs of `FitFields`."""
 
-    motion = File(exists=True, desc="not used: bands mislead it")
     alignment = File(exists=True, desc="of RegisterScan; without it headers count")
     t1 = File(exists=True, mandatory=True, desc="T1 in s")
     t1_sd = File(exists=True, desc="its SD")
@@ -106,10 +105,14 @@ class FitFields(SimpleInterface):
             image_data(getattr(asked, name)) if isdefined(getattr(asked, name)) else None
             for name in ("t1", "t1_sd", "t2", "t2_sd")
         ]
-        start, _ = placed(asked, 1)
         reference = load_image(asked.mask)
         found = fit_fields(
-            asked.scan, start[0], reference, relaxation, ProgressLine("B0 and B1"), asked.moves
+            asked.scan,
+            place_of(asked.alignment),
+            reference,
+            relaxation,
+            ProgressLine("B0 and B1"),
+            asked.moves,
         )
         folder = Path(runtime.cwd)
         path = folder / "motion.npz"
@@ -196,8 +199,7 @@ class BringAnatomy(SimpleInterface):
         asked = self.inputs
         like = load_image(asked.reference.images[0])
         grid = Grid(like.shape[:3], like.affine)
-        with np.load(asked.alignment) as stored:
-            matrix = stored["matrix"]
+        matrix = place_of(asked.alignment)
         brought = [
             resample(image_data(f), load_image(f).affine, grid, [matrix], "linear")
             for f in (asked.mask, *asked.tissues)

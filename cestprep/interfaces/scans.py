@@ -48,7 +48,7 @@ class FindMotion(SimpleInterface):
 
         from cestprep.bids.scans import scan_affine, scan_data
         from cestprep.imaging.motion import estimate_motion
-        from cestprep.imaging.series import head_of
+        from cestprep.imaging.tissue import head_of
         from cestprep.progress import ProgressLine
 
         scan = self.inputs.scan
@@ -79,7 +79,7 @@ class RegisterScan(SimpleInterface):
 
         from cestprep.bids.scans import scan_affine, scan_data
         from cestprep.imaging.alignment import align
-        from cestprep.imaging.series import head_of
+        from cestprep.imaging.tissue import head_of
 
         scan, reference = self.inputs.scan, self.inputs.reference
         fixed = scan_data(reference)[..., reference.anchor]
@@ -124,10 +124,11 @@ class BringScan(SimpleInterface):
 
         scan, reference = self.inputs.scan, load_image(self.inputs.reference.images[0])
         data, grid = scan_data(scan), Grid(reference.shape[:3], reference.affine)
-        transforms, lost = placed(self.inputs, data.shape[3])
+        within, lost = motion_of(self.inputs.motion, data.shape[3])
+        transforms = within @ place_of(self.inputs.alignment)
         gain, own = 1.0, Grid(data.shape[:3], scan_affine(scan))
         noise = scan_noise(scan, data)
-        if not (same_grid(own, grid) and np.array_equal(transforms, np.eye(4)[None] + 0 * transforms)):
+        if not same_grid(own, grid) or (transforms != np.eye(4)).any():
             gone = np.flatnonzero(lost).tolist()
             partly = bool(scan.times_s)  # curves can do without some of their volumes
             brought = bring(data, own.affine, grid, transforms, gone, partly=partly)
@@ -141,15 +142,18 @@ class BringScan(SimpleInterface):
         return runtime
 
 
-def placed(inputs: Any, count: int) -> Any:
-    """Transforms from the reference to each volume ``(count, 4, 4)``, and which are lost."""
+def place_of(alignment: Any) -> Any:
+    """Matrix from the reference to a scan's anchor; without an alignment headers count."""
     import numpy as np
 
-    transforms, lost = np.broadcast_to(np.eye(4), (count, 4, 4)), np.zeros(count, bool)
-    if isdefined(inputs.motion):
-        with np.load(inputs.motion) as stored:
-            transforms, lost = stored["transforms"], stored["lost"]
-    if isdefined(inputs.alignment):
-        with np.load(inputs.alignment) as stored:
-            transforms = transforms @ stored["matrix"]
-    return transforms, lost
+    return dict(np.load(alignment))["matrix"] if isdefined(alignment) else np.eye(4)
+
+
+def motion_of(motion: Any, count: int) -> tuple[Any, Any]:
+    """Transforms from a scan's anchor to each volume ``(count, 4, 4)``, and which are lost."""
+    import numpy as np
+
+    if isdefined(motion):
+        stored = dict(np.load(motion))
+        return stored["transforms"], stored["lost"]
+    return np.broadcast_to(np.eye(4), (count, 4, 4)), np.zeros(count, bool)

@@ -14,7 +14,7 @@ from cestprep.bids.plan import SessionPlan
 from cestprep.bids.prepared import motion_path, place_path
 from cestprep.bids.scans import Scan
 from cestprep.bids.sidecars import companion
-from cestprep.bids.spec import MOTION
+from cestprep.bids.spec import MOTION, WASABI
 from cestprep.imaging.tissue import TISSUES
 from cestprep.report import figures
 from cestprep.report.display import Display
@@ -84,7 +84,7 @@ def _map_row(sink: Sink, session: SessionPlan, quantity: str) -> dict[str, Any]:
 def _fields_sentence(sink: Sink, session: SessionPlan) -> str:
     """What became of the motion within a WASABI series."""
     assert session.preparation is not None
-    if session.preparation.maps.get("B0") != "WASABI":
+    if session.preparation.maps.get("B0") != WASABI:
         return ""
     about = read_json(companion(auxiliary_path(sink.out_dir, session, "B0"), ".json"))
     if "NRMSEMoving" not in about:

@@ -82,8 +82,7 @@ def write_report(
         ),
         "stages": [
             _stage(session, plan, estimates[plan.stage.name], records[plan.stage.name], display)
-            for plan in session.stages
-            if plan.stage.name in estimates
+            for plan in _fitted(session, estimates)
         ],
         "normalizations": _normalization_rows(session, records),
         "regions": _region_rows(session, estimates, display),
@@ -91,13 +90,16 @@ def write_report(
     return write_text(report_path(session.label, sink.out_dir), render(context))
 
 
+def _fitted(session: SessionPlan, found: Mapping[str, Any]) -> list[StagePlan]:
+    """Stages that something was found of; none where the run stopped before."""
+    return [plan for plan in session.stages if plan.stage.name in found]
+
+
 def write_tables(sink: Sink, session: SessionPlan, estimates: Mapping[str, Estimate]) -> list[Path]:
     """Write ``_qc.tsv`` and region tables of each stage, with descriptions; returns the paths."""
     regions = region_voxels(session.regions, image_data(session.mask) > 0)
     written = []
-    for plan in session.stages:
-        if plan.stage.name not in estimates:  # the run stopped before
-            continue
+    for plan in _fitted(session, estimates):
         estimate = estimates[plan.stage.name]
         table = statistics.parameter_table(estimate, plan.stage.free)
         table.insert(0, "method", sink.method)
@@ -139,9 +141,7 @@ def _normalization_rows(
     session: SessionPlan, records: Mapping[str, Record]
 ) -> list[dict[str, Any]]:
     rows = []
-    for plan in session.stages:
-        if plan.stage.name not in records:
-            continue
+    for plan in _fitted(session, records):
         compared = records[plan.stage.name].normalization
         for i, f in enumerate(plan.stage.free):
             medians = compared.get("medians", {})
@@ -163,9 +163,7 @@ def _region_rows(
 ) -> list[dict[str, Any]]:
     rows = []
     for segmentation, voxels in region_voxels(session.regions, display.mask).items():
-        for plan in session.stages:
-            if plan.stage.name not in estimates:
-                continue
+        for plan in _fitted(session, estimates):
             table = statistics.region_table(estimates[plan.stage.name], plan.stage.free, voxels)
             table.insert(0, "segmentation", segmentation)
             rows += table.to_dict("records")

@@ -64,6 +64,8 @@ PREPARED = {"SRT1": "SaturationRecoveryTime", "T2PREP": "T2PreparationTime"}
 SATURATION_RECOVERY, T2_PREPARED = PREPARED
 #: Standard suffixes of scans that maps are made from: many spin echoes, B1 by two flip angles.
 ECHOES, ANGLES = "MESE", "TB1DAM"
+#: What a Z-spectrum near water is called that maps B0; its images are those of a series.
+WASSR = "WASSR"
 #: Scans that maps are made from.
 SCANS = (SATURATION_RECOVERY, T2_PREPARED, ECHOES, WASABI, ANGLES)
 #: Columns of motion: mm, rad.
