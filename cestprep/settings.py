@@ -55,6 +55,8 @@ class Settings:
         ``preproc`` to stop before the estimation; empty to go on.
     propagate : bool
         Whether the uncertainty of maps and of earlier stages enters.
+    output_spaces : tuple of str
+        Standard spaces that maps are written in too, as ``NAME[:res-N]``.
     derivatives : mapping of str to Path
         Derivative datasets that supply maps, masks and regions, by name.
     nprocs : int
@@ -83,6 +85,7 @@ class Settings:
     motion: bool = True
     stop_after: str = ""
     propagate: bool = True
+    output_spaces: tuple[str, ...] = ()
     derivatives: dict[str, Path] = field(default_factory=dict)
     nprocs: int = field(default_factory=usable_cores)
     memory_gb: float = field(default_factory=usable_memory_gb)

@@ -80,7 +80,7 @@ class Size:
 
 SIZES = {
     "tiny": Size(5.0, (36, 42, 10), 2.0),
-    "small": Size(3.0, (60, 70, 24), 1.5),
+    "small": Size(2.2, (82, 96, 28), 1.1),
     "full": Size(1.8, (100, 116, 50), 1.0),
 }
 #: The slab is turned a little, as an operator would.

@@ -12,7 +12,7 @@ from cestprep.bids.scans import Scan, scan_affine, scan_data
 from cestprep.bids.spec import ANGLES, SATURATION_RECOVERY
 from cestprep.imaging.grid import Grid
 from cestprep.imaging.tissue import head_of
-from cestprep.imaging.uncertainty import place_sd
+from cestprep.imaging.uncertainty import FIELD_VOXELS, TISSUE_VOXELS, place_sd
 from cestprep.imaging.wasabi import Wasabi, fit_moving, fit_still
 from cestprep.inference import mapping
 from cestprep.inference.chunks import Progress
@@ -39,7 +39,7 @@ def map_scan(scan: Scan, volumes: np.ndarray, noise: Mapping[str, Any]) -> dict[
         found = mapping.double_angle(volumes[inside].T, np.deg2rad(scan.angle_deg), sd)
         values = {"value": found[0], "sd": found[1]}
         made = _volumes(inside, values, {"Voxels": int((found[0] > 0).sum())})
-        return _with_place(made, "value", "sd")
+        return _with_place(made, "value", "sd", FIELD_VOXELS)
     floor = 0.0 if sd is None else sd / noise["NoiseGain"]
     signals = volumes[inside].T
     seen = (signals > 0) & ~np.isin(np.arange(len(signals)), lost)[:, None]
@@ -52,14 +52,14 @@ def map_scan(scan: Scan, volumes: np.ndarray, noise: Mapping[str, Any]) -> dict[
         "VoxelsAtBound": int((fit.converged & fit.at_bound).sum()),
         "MedianRSquared": float(np.median(fit.r_squared[good])) if good.any() else 0.0,
     }
-    # 0 means no value but for B0, whose SD says so
-    missing = np.nan if scan.banded else 0
     values = {
         "value": np.where(good, fit.theta[row], 0),
-        "sd": np.where(good, fit.sd[row], missing),
+        "sd": np.where(good, fit.sd[row], 0),
         "rsquared": np.where(good, fit.r_squared, 0),
     }
-    return _with_place(_volumes(inside, values, record), "value", "sd")
+    voxels = FIELD_VOXELS if scan.banded else TISSUE_VOXELS
+    made = _with_place(_volumes(inside, values, record), "value", "sd", voxels)
+    return _known_only(made, "value", "sd") if scan.banded else made
 
 
 def _curve(scan: Scan) -> Curve:
@@ -91,10 +91,16 @@ def _volumes(
     return found
 
 
-def _with_place(found: dict[str, Any], name: str, sd: str) -> dict[str, Any]:
+def _with_place(found: dict[str, Any], name: str, sd: str, voxels: float) -> dict[str, Any]:
     """Volumes with the SD that an uncertain place leaves added to that of the fit."""
-    place = place_sd(found[name], (found[sd] > 0))
+    place = place_sd(found[name], found[sd] > 0, voxels)
     return found | {sd: np.hypot(found[sd], place).astype(np.float32)}
+
+
+def _known_only(found: dict[str, Any], name: str, sd: str) -> dict[str, Any]:
+    """Volumes with NaN where a map of B0 has no value: 0 is one."""
+    known = found[sd] > 0
+    return found | {key: np.where(known, found[key], np.nan) for key in (name, sd)}
 
 
 def fit_fields(
@@ -149,8 +155,8 @@ def fit_fields(
     values = {"rsquared": np.where(good, estimate.r_squared, 0)}
     for i, name in enumerate(("b0", "b1")):
         values[name] = np.where(good, estimate.mean[i], 0)
-        values[f"{name}_sd"] = np.where(good, estimate.sd[i], np.nan)
+        values[f"{name}_sd"] = np.where(good, estimate.sd[i], 0)
     maps = _volumes(inside, values, record)
     for name in ("b0", "b1"):
-        maps = _with_place(maps, name, f"{name}_sd")
-    return {**maps, "transforms": transforms}
+        maps = _with_place(maps, name, f"{name}_sd", FIELD_VOXELS)
+    return {**_known_only(maps, "b0", "b0_sd"), "transforms": transforms}

@@ -8,17 +8,20 @@ from pathlib import Path
 
 from cestprep.bids.auxiliary import AuxiliarySource, plan_auxiliary
 from cestprep.bids.checks import check_images
+from cestprep.bids.files import load_image
 from cestprep.bids.preparation import (
     TISSUE,
     Outputs,
     Preparation,
     plan_preparation,
+    why_still,
     with_prepared,
 )
 from cestprep.bids.protocols import is_number
 from cestprep.bids.scans import Scan, anchor_of, played_protocol
 from cestprep.bids.session import Region, Series, SessionFiles, session_label
 from cestprep.bids.sidecars import source_entities
+from cestprep.bids.templates import Space
 from cestprep.errors import Fault, InputError
 from cestprep.inference.problem import InverseProblem
 from cestprep.inference.recipe import Recipe, Stage
@@ -90,7 +93,7 @@ class SessionPlan:
 
     Without ``propagate`` the maps' SDs are left out of ``auxiliary``, and what an earlier stage
     found counts as exact.  With a ``preparation`` series, maps, mask and regions may be files that
-    are made by it.
+    are made by it.  Maps are written in ``spaces`` too.
     """
 
     subject: str
@@ -105,6 +108,7 @@ class SessionPlan:
     propagate: bool = True
     preparation: Preparation | None = None
     made: frozenset[Path] = frozenset()
+    spaces: tuple[Space, ...] = ()
 
     @property
     def label(self) -> str:
@@ -172,6 +176,8 @@ class SessionPlan:
             lines += self.preparation.describe()
         if not self.propagate:
             lines.append("  uncertainty of maps and earlier stages left out (--no-propagate)")
+        if self.spaces:
+            lines.append(f"  maps also in: {', '.join(str(space) for space in self.spaces)}")
         if self.mask not in self.made:
             lines.append(f"  mask: {self.mask.name}")
         given = [r for r in self.regions if r.image not in self.made]
@@ -192,6 +198,7 @@ def plan_session(
     propagate: bool = True,
     motion: bool = True,
     out_dir: Path | None = None,
+    spaces: Sequence[Space] = (),
     adapt: Callable[[InverseProblem], InverseProblem] | None = None,
 ) -> SessionPlan:
     """Match a session's files with a recipe.
@@ -204,6 +211,8 @@ def plan_session(
         As in `cestprep.settings.Settings`.
     out_dir : Path, optional
         Where what is made of raw scans goes; without it nothing is made, everything must be there.
+    spaces : sequence of Space
+        Standard spaces that maps are written in too.
     adapt : callable, optional
         What the method makes of a recipe's problem.
 
@@ -248,6 +257,13 @@ def plan_session(
         series = [(plan.series, plan.problem.protocol.n_volumes) for plan in stages]
         aligned = preparation is None or bool(preparation.still)
         faults += check_images(files.mask, series, sources, files.regions, aligned=aligned)
+    if spaces and stages:
+        faults += check_spaces(
+            spaces,
+            recipe,
+            stages[0].series.image,
+            [*made, *(a.quantity for a in sources if a.image)],
+        )
     if faults:
         raise InputError(*faults)
     scans = preparation.files if preparation else []
@@ -264,10 +280,22 @@ def plan_session(
         files.regions,
         unused,
         propagate,
+        spaces=tuple(spaces),
     )
     if preparation is None or out_dir is None:
         return plan
     return _with_made(plan, preparation, Outputs(out_dir, files))
+
+
+def check_spaces(
+    spaces: Sequence[Space], recipe: Recipe, first: Path, maps: Sequence[str]
+) -> list[Fault]:
+    """Why a session with some maps and a first series cannot be brought to standard spaces."""
+    why = why_still(recipe, True, {first: load_image(first).shape[:3]})
+    if not why and "T1" not in maps:
+        why = "templates are found in a map of T1, and there is none"
+    names = " ".join(str(space) for space in spaces)
+    return [Fault(f"--output-spaces {names}", why, "Leave the option out")] if why else []
 
 
 def _with_made(plan: SessionPlan, preparation: Preparation, outputs: Outputs) -> SessionPlan:

@@ -223,11 +223,16 @@ def write_tissues(sink: Sink, session: SessionPlan, tissues: Path) -> list[Path]
     return written
 
 
+def warp_path(sink: Sink, session: SessionPlan, template: str) -> Path:
+    """Path of the transform that brings a template to the reference."""
+    return sink.path(session, TRANSFORM, ".h5", datatype="anat", **{"from": template, "to": SPACE})
+
+
 def write_warp(sink: Sink, session: SessionPlan, displacement: Path, template: str) -> Path:
     """Write the transform from points of the reference to points of the template."""
     from cestprep.imaging.resampling import write_displacement
 
-    path = sink.path(session, TRANSFORM, ".h5", datatype="anat", **{"from": template, "to": SPACE})
+    path = warp_path(sink, session, template)
     with replacing(path) as temporary:
         write_displacement(
             str(temporary), image_data(displacement), load_image(displacement).affine

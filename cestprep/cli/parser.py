@@ -173,6 +173,17 @@ def _add_selection(group: Group) -> None:
         "and labelled regions; the first that has one wins, before the raw dataset",
     )
     group.add_argument(
+        "--output-spaces",
+        nargs="+",
+        action="extend",
+        default=argparse.SUPPRESS,
+        type=_name,
+        metavar="NAME[:res-N]",
+        help="standard spaces that maps, masks and tissues are written in too, besides the grid of "
+        "the first series: MNI152NLin2009aSym, which is packaged, or a template in TemplateFlow's "
+        "folder; res-1 or res-2 is the side of a voxel in mm (default: none; res-2)",
+    )
+    group.add_argument(
         "--dry-run",
         action="store_true",
         help="check everything, print per session what would be used, and stop",

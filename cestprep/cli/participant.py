@@ -83,13 +83,14 @@ def plan_run(settings: Settings) -> Planned:
         select_session,
         session_label,
     )
+    from cestprep.bids.templates import find_spaces
     from cestprep.data import load_recipe
     from cestprep.inference import methods
     from cestprep.inference.recipe import Recipe
 
     recipe = Recipe.from_mapping(load_recipe(settings.recipe))
     _check_stages(settings, [stage.name for stage in recipe.stages])
-    options = _method_options(settings)
+    options, spaces = _method_options(settings), find_spaces(settings.output_spaces)
     available = list_sessions(settings.bids_dir)
     chosen = choose_sessions(available, settings.participants, settings.sessions)
     subjects = list(dict.fromkeys(subject for subject, _ in chosen))
@@ -108,6 +109,7 @@ def plan_run(settings: Settings) -> Planned:
                 propagate=settings.propagate,
                 motion=settings.motion,
                 out_dir=settings.out_dir,
+                spaces=spaces,
                 adapt=lambda problem: methods.adapted(settings.method, problem, options),
             )
             planned.plans.append(_with_networks(plan, settings))

@@ -41,7 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0, help="seed of tissue variation and noise")
     demo.add_argument("--size", choices=("micro", "tiny", "small", "full"), default="micro",
                       help="micro: a few voxels, maps supplied (default); else a moving digital "
-                      "head with raw scans of T1, T2, B0 and B1, of 5, 3 or 1.8 mm")  # fmt: skip
+                      "head with raw scans of T1, T2, B0 and B1, of 5, 2.2 or 1.8 mm")  # fmt: skip
     demo.add_argument("--lesion", action="store_true",
                       help="a glioma-like lesion in the digital head")  # fmt: skip
     demo.add_argument("--animal", action="store_true",

@@ -24,7 +24,7 @@ class Options:
     iterations : int
         Per level.
     samples : int
-        Random places of each iteration.
+        Random places of each iteration, at most every fourth voxel.
     bins : int
         Of the joint histogram.
     cubic : bool
@@ -42,6 +42,7 @@ class Options:
     seed: int = 121212
 
 
+_FEWEST_SAMPLES = 1024
 #: From a start that is nearly right.
 NEAR = Options(levels=1, samples=8192, bins=64, cubic=True)
 #: Another head.
@@ -71,7 +72,7 @@ def register_rigid(
     ndarray, shape (4, 4)
         In mm, RAS.
     """
-    parameters = _map(options or Options(), "EulerTransform")
+    parameters = _map(options or Options(), "EulerTransform", _compared(fixed, mask))
     initial = np.eye(4) if start is None else start
     method = _run(fixed, moving, mask, [parameters], initial)
     found = method.GetTransformParameterObject()
@@ -110,10 +111,10 @@ def register_template(
     """
     import itk
 
-    chosen = options or TEMPLATE
-    spline = _map(chosen, "BSplineTransform")
+    chosen, voxels = options or TEMPLATE, _compared(fixed, mask)
+    spline = _map(chosen, "BSplineTransform", voxels)
     spline["FinalGridSpacingInPhysicalUnits"] = [str(spacing_mm)]
-    maps = [_map(chosen, "AffineTransform"), spline]
+    maps = [_map(chosen, "AffineTransform", voxels), spline]
     method = _run(fixed, template, mask, maps, np.eye(4) if start is None else start)
     moving = _image(*template, np.float32)
     mover = itk.TransformixFilter[type(moving)].New(moving)
@@ -127,7 +128,12 @@ def register_template(
     return displacement
 
 
-def _map(options: Options, transform: str) -> dict[str, list[str]]:
+def _compared(fixed: tuple[np.ndarray, np.ndarray], mask: np.ndarray | None) -> int:
+    """Voxels in which images are compared."""
+    return int(fixed[0].size if mask is None else np.count_nonzero(mask))
+
+
+def _map(options: Options, transform: str, voxels: int) -> dict[str, list[str]]:
     schedule = [str(2 ** (options.levels - 1 - level)) for level in range(options.levels)]
     settings: dict[str, Any] = {
         "Registration": "MultiResolutionRegistration",
@@ -152,7 +158,7 @@ def _map(options: Options, transform: str) -> dict[str, list[str]]:
         "UseDirectionCosines": "true",
         "ImageSampler": "RandomCoordinate",
         "NewSamplesEveryIteration": "true",
-        "NumberOfSpatialSamples": options.samples,
+        "NumberOfSpatialSamples": min(options.samples, max(_FEWEST_SAMPLES, voxels // 4)),
         "NumberOfResolutions": options.levels,
         "CheckNumberOfSamples": "true",
         "RequiredRatioOfValidSamples": 0.05,

@@ -108,6 +108,14 @@ def write_displacement(path: str, displacement: np.ndarray, affine: np.ndarray) 
     sitk.WriteTransform(sitk.DisplacementFieldTransform(field), path)
 
 
+def read_displacement(path: str) -> np.ndarray:
+    """What `write_displacement` wrote, in mm, RAS, shape (x, y, z, 3)."""
+    field = sitk.DisplacementFieldTransform(sitk.ReadTransform(path)).GetDisplacementField()
+    lps = sitk.GetArrayFromImage(field).transpose(2, 1, 0, 3)
+    displacement: np.ndarray = (lps * [-1.0, -1.0, 1.0]).astype(np.float32)
+    return displacement
+
+
 def resample_series(
     data: np.ndarray, affine: np.ndarray, grid: Grid, transforms: Sequence[np.ndarray]
 ) -> np.ndarray:

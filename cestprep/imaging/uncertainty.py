@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-#: Registration, interpolation and mixed voxels leave a value uncertain by what this share of a
-#: voxel further along would change (measured on the digital head, at 1.8 and at 3 mm).
-PLACE_VOXELS = 0.2
+#: Registration leaves a value uncertain by what this share of a voxel further along would change;
+#: in maps of tissue interpolation and mixed voxels do too (measured on the digital head, at 1.8 and
+#: at 3 mm).
+FIELD_VOXELS, TISSUE_VOXELS = 0.1, 0.2
 
 
-def place_sd(volume: np.ndarray, known: np.ndarray) -> np.ndarray:
+def place_sd(volume: np.ndarray, known: np.ndarray, voxels: float) -> np.ndarray:
     """SD that an uncertain place leaves in a map.
 
     Parameters
@@ -17,6 +18,8 @@ def place_sd(volume: np.ndarray, known: np.ndarray) -> np.ndarray:
     volume : ndarray, shape (x, y, z)
     known : ndarray of bool, shape (x, y, z)
         Where the map has values.
+    voxels : float
+        SD of the place, in voxels.
 
     Returns
     -------
@@ -32,4 +35,4 @@ def place_sd(volume: np.ndarray, known: np.ndarray) -> np.ndarray:
         both = np.stack([before, after])
         count = np.isfinite(both).sum(axis=0)
         total += (np.nansum(both, axis=0) / np.maximum(count, 1)) ** 2
-    return np.where(known, PLACE_VOXELS * np.sqrt(total), 0.0)
+    return np.where(known, voxels * np.sqrt(total), 0.0)

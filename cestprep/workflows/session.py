@@ -5,21 +5,26 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from nipype.interfaces.utility import Merge
 from nipype.pipeline import engine as pe
 
 from cestprep import __version__
 from cestprep.bids.plan import SessionPlan
+from cestprep.bids.templates import Space
 from cestprep.engine.nodes import SafeNode
 from cestprep.interfaces.outputs import SaveReference, SaveReport, SaveStage
 from cestprep.interfaces.quantify import FitStage
+from cestprep.interfaces.spaces import SaveInSpace
 from cestprep.settings import Settings
 from cestprep.workflows.preparation import init_preparation_wf
 
 REPORT_NODE = "save_report"
 #: Memory a fit is expected to take: JAX, its compiler, and one chunk of voxels.
 FIT_MEMORY_GB = 1.5
+#: And bringing maps to a standard space.
+SPACE_MEMORY_GB = 1.5
 
 
 def workflow_name() -> str:
@@ -77,6 +82,7 @@ def init_session_wf(plan: SessionPlan, settings: Settings, datasets: Mapping[str
     _follow(workflow, before, reference)
     report = SafeNode(SaveReport(**shared, command=command), name=REPORT_NODE)
     fits: dict[str, pe.Node] = {}
+    saves = [reference]
     workflow.add_nodes([report])
     _follow(workflow, before, report)
     for stage_plan in plan.stages if not settings.stop_after else ():
@@ -94,13 +100,39 @@ def init_session_wf(plan: SessionPlan, settings: Settings, datasets: Mapping[str
         fits[name] = SafeNode(fit, name=f"fit_{name}", mem_gb=FIT_MEMORY_GB)
         _follow(workflow, before, fits[name])
         save = SafeNode(SaveStage(**shared, stage=name), name=f"save_{name}")
+        saves.append(save)
         for output in ("estimate", "record", "network"):
             workflow.connect(fits[name], output, save, output)
         earlier = [fits[n] for n in stage_plan.inputs_from]
         _gather(workflow, earlier, "estimate", fits[name], "earlier")
+    _bring_to_spaces(workflow, plan.spaces, shared, before, saves)
     _gather(workflow, list(fits.values()), "estimate", report, "estimates")
     _gather(workflow, list(fits.values()), "record", report, "records")
     return workflow
+
+
+def _bring_to_spaces(
+    workflow: pe.Workflow,
+    spaces: Sequence[Space],
+    shared: Mapping[str, Any],
+    before: pe.Workflow | None,
+    saves: Sequence[pe.Node],
+) -> None:
+    """Write what was saved in standard spaces too."""
+    if not spaces:
+        return
+    ends = [(node, "out_files") for node in saves]
+    ends += [] if before is None else [(before, "outputnode.out_files")]
+    native = SafeNode(Merge(len(ends)), name="native_files")
+    for i, (node, field) in enumerate(ends, start=1):
+        workflow.connect(node, field, native, f"in{i}")
+    for space in spaces:
+        save = SafeNode(
+            SaveInSpace(**shared, space=space),
+            name=f"save_in_{space.name}_{space.resolution}",
+            mem_gb=SPACE_MEMORY_GB,
+        )
+        workflow.connect(native, "out", save, "native")
 
 
 def _follow(workflow: pe.Workflow, before: pe.Workflow | None, node: pe.Node) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cestprep.imaging.uncertainty import PLACE_VOXELS, place_sd
+from cestprep.imaging.uncertainty import place_sd
 
 
 def test_a_slope_is_as_uncertain_as_its_place():
     x, y, z = np.indices((6, 7, 8)).astype(float)
-    found = place_sd(3 * x + 4 * z, np.ones(x.shape, bool))
-    np.testing.assert_allclose(found, 5 * PLACE_VOXELS)
-    assert not place_sd(np.full(x.shape, 2.0), np.ones(x.shape, bool)).any()
+    found = place_sd(3 * x + 4 * z, np.ones(x.shape, bool), 0.2)
+    np.testing.assert_allclose(found, 5 * 0.2)
+    assert not place_sd(np.full(x.shape, 2.0), np.ones(x.shape, bool), 0.2).any()
     assert y.shape == found.shape
 
 
@@ -21,7 +21,7 @@ def test_what_is_not_known_takes_no_part():
     known = np.ones(volume.shape, bool)
     known[2, 2, 2] = False
     volume[2, 2, 2] = 1e6
-    assert not place_sd(volume, known).any()
+    assert not place_sd(volume, known, 0.2).any()
 
 
 def test_coverage_of_a_displaced_map():
@@ -31,10 +31,10 @@ def test_coverage_of_a_displaced_map():
     ways = rng.standard_normal((200, 3))
     wave = 0.25
     true = np.sin(wave * axes).sum(axis=0)
-    sd = place_sd(true, np.ones(true.shape, bool))
+    sd = place_sd(true, np.ones(true.shape, bool), 0.2)
     inner = (slice(2, -2),) * 3
     covered = []
     for way in ways:
-        moved = np.sin(wave * (axes + PLACE_VOXELS * way[:, None, None, None])).sum(axis=0)
+        moved = np.sin(wave * (axes + 0.2 * way[:, None, None, None])).sum(axis=0)
         covered.append(np.mean((np.abs(moved - true) < sd)[inner]))
     assert np.mean(covered) == pytest.approx(0.68, abs=0.05)
