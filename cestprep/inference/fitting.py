@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from cestprep.inference import amortized
-from cestprep.inference.amortized import Simulated
+from cestprep.inference.amortized import Measurements, Simulated
 from cestprep.inference.chunks import Progress, phase
 from cestprep.inference.likelihood import Voxels
 from cestprep.inference.measured import Measured
@@ -19,13 +20,23 @@ from cestprep.inference.network import Network, features, infer
 from cestprep.inference.options import within
 from cestprep.inference.problem import InverseProblem, Observation
 from cestprep.inference.residual import voxels_of
-from cestprep.inference.training import CHECKS, Part, Schedule, Store, Trained, train
+from cestprep.inference.training import (
+    CHECKS,
+    Part,
+    Schedule,
+    Store,
+    Trained,
+    Training,
+    train,
+)
 
 #: With fewer voxels a subject's own say too little to train on.
 FEWEST_VOXELS = 20
 #: More of them are not needed, since a step sees a batch.
 _MOST_VOXELS = 40_000
 _OWN_CHECKS = 20
+#: A measured voxel costs far more than a simulated one, so that a step sees that many times fewer.
+_OWN_SHARE = 4
 
 
 @dataclass(frozen=True)
@@ -81,36 +92,49 @@ def learn(
     loss = amortized.truth_loss(problem, options.batch)
     datasets = on_device(drawn), on_device(aside)
     schedule = Schedule(options.steps)
-    trained = train(network, loss, *datasets, schedule, jax.random.key(seed + 2), part)
-    if not options.own_steps or measured.count < FEWEST_VOXELS:
+    with ThreadPoolExecutor(1) as beside:  # what comes next is compiled meanwhile
+        goes_on = bool(options.own_steps) and measured.count >= FEWEST_VOXELS
+        some = _some(voxels)
+        given = problem, some, network, datasets, options
+        ready = beside.submit(_rehearsed, *given) if goes_on else None
+        trained = train(network, loss, *datasets, schedule, jax.random.key(seed + 2), part)
+    if ready is None:
         return trained
+    mean, _ = infer(trained.network, some)
+    data = amortized.measurements(problem, some, jnp.asarray(mean))
+    own = _beside(datasets, halves(data))
     part = Part("own voxels", phase(progress, "training on its own voxels", "steps"), store)
-    return _learn_subject(
-        problem, voxels, trained, datasets, options, jax.random.key(seed + 3), part
-    )
+    end = ready.result().run(trained.network, *own, jax.random.key(seed + 3), part)
+    return Trained(end.network, trained.curve + end.curve)
 
 
-def _learn_subject(
+def _some(voxels: Voxels) -> Voxels:
+    count = voxels.data.shape[1]
+    return voxels.take(np.linspace(0, count - 1, min(count, _MOST_VOXELS)).round().astype(int))
+
+
+def _beside(simulated: tuple[Simulated, Simulated], own: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Simulated and own voxels to train on, and those kept aside."""
+    return (simulated[0], own[0]), (simulated[1], own[1])
+
+
+def _rehearsed(
     problem: InverseProblem,
     voxels: Voxels,
-    trained: Trained,
+    network: Network,
     simulated: tuple[Simulated, Simulated],
     options: Options,
-    key: Array,
-    part: Part,
-) -> Trained:
-    """The network, trained on by the evidence of measured voxels and the truth of simulated ones.
+) -> Training:
+    """Training by the evidence of measured voxels and the truth of simulated ones, compiled.
 
     The evidence alone is satisfied by a Gaussian inside the posterior, which is too narrow; the
     truth of simulated voxels asks for one around it.
     """
-    count = voxels.data.shape[1]
-    some = np.linspace(0, count - 1, min(count, _MOST_VOXELS)).round().astype(int)
-    voxels = voxels.take(some)
-    mean, _ = infer(trained.network, voxels)
-    data = amortized.measurements(problem, voxels, jnp.asarray(mean))
-    seen, kept = halves(data)
-    batch = min(options.batch, int(kept.along.shape[-1]) * 4)
+    nothing = jnp.zeros((len(problem.free), 1), voxels.data.dtype)
+    along = amortized.measurements(problem, voxels.take(np.arange(1)), nothing).along
+    blank = jnp.zeros((*along.shape[:2], voxels.data.shape[1]), along.dtype)
+    own = _beside(simulated, halves(Measurements(voxels, blank)))
+    batch = min(options.batch // _OWN_SHARE or 1, int(own[1][1].along.shape[-1]) * 4)
     truth = amortized.truth_loss(problem, options.batch)
     evidence = amortized.evidence_loss(problem, batch)
 
@@ -118,9 +142,9 @@ def _learn_subject(
         return truth(network, data[0], key) + evidence(network, data[1], key)
 
     schedule = Schedule(options.own_steps, peak_rate=2e-4, checks=_OWN_CHECKS, patience=6)
-    datasets = (simulated[0], seen), (simulated[1], kept)
-    end = train(trained.network, loss, *datasets, schedule, key, part)
-    return Trained(end.network, trained.curve + end.curve)
+    training = Training(network, loss, schedule)
+    training.rehearse(network, *own)
+    return training
 
 
 def halves(data: Any) -> tuple[Any, Any]:

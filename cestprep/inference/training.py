@@ -113,6 +113,94 @@ def _optimizer(schedule: Schedule) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-4))
 
 
+class Training:
+    """Minimisation of one stochastic loss for networks of one shape.
+
+    Parameters
+    ----------
+    network : pytree
+        With ``centre`` and ``gain``, the statistics of its inputs.
+    loss : callable
+    schedule : Schedule
+    """
+
+    def __init__(self, network: Any, loss: Loss, schedule: Schedule) -> None:
+        self._schedule, self._optimizer = schedule, _optimizer(schedule)
+        self._per_check = max(1, schedule.steps // schedule.checks)
+        self._static = eqx.partition(network, trainable(network))[1]
+        static, optimizer = self._static, self._optimizer
+
+        @jax.jit
+        def advance(weights: Any, state: Any, data: Any, keys: Array) -> tuple[Any, Any, Array]:
+            def step(carry: tuple[Any, Any], key: Array) -> tuple[tuple[Any, Any], Array]:
+                weights, state = carry
+                of = jax.value_and_grad(lambda a: loss(eqx.combine(a, static), data, key))
+                value, slope = of(weights)
+                updates, state = optimizer.update(slope, state, weights)
+                return (optax.apply_updates(weights, updates), state), value
+
+            (weights, state), values = jax.lax.scan(step, (weights, state), keys)
+            return weights, state, jnp.mean(values)
+
+        @jax.jit
+        def check(weights: Any, data: Any) -> Array:
+            keys = jax.random.split(jax.random.key(0), _CHECK_BATCHES)
+            return jnp.mean(
+                jax.lax.map(lambda k: loss(eqx.combine(weights, static), data, k), keys)
+            )
+
+        self._advance, self._check = advance, check
+
+    def _weights(self, network: Any) -> Any:
+        return eqx.partition(network, trainable(network))[0]
+
+    def _keys(self, key: Array, done: int) -> Array:
+        return jax.random.split(jax.random.fold_in(key, done), self._per_check)
+
+    def rehearse(self, network: Any, data: Any, kept_aside: Any) -> None:
+        """Compile what `run` needs for data of these shapes, by one round that is forgotten."""
+        weights = self._weights(network)
+        keys = self._keys(jax.random.key(0), 0)
+        self._advance(weights, self._optimizer.init(weights), data, keys)
+        self._check(weights, kept_aside)
+
+    def run(self, network: Any, data: Any, kept_aside: Any, key: Array, part: Part) -> Trained:
+        """Train a network (see `train`)."""
+        schedule, per_check = self._schedule, self._per_check
+
+        def start() -> _Run:
+            weights = self._weights(network)
+            least = np.float32(self._check(weights, kept_aside))
+            curve = np.full((schedule.checks, 2), np.nan, np.float32)
+            zero, state = np.int32(0), self._optimizer.init(weights)
+            return _Run(weights, state, weights, least, zero, zero, curve)
+
+        run = _resumed(part, start)
+        while int(run.checked) < schedule.checks and int(run.since) < schedule.patience:
+            done = int(run.checked) * per_check
+            keys = self._keys(key, done)
+            moved, state, value = self._advance(run.weights, run.optimizer, data, keys)
+            held_out = float(self._check(moved, kept_aside))
+            if not np.isfinite(held_out):
+                raise FloatingPointError(
+                    f"training ({part.name}): the loss is {held_out} after {done} steps"
+                )
+            run = _checked(run, moved, state, float(value), held_out)
+            if part.progress is not None:
+                part.progress(done + per_check, per_check * schedule.checks)
+            if part.store is not None:
+                part.store.save(part.name, run)
+        done = int(run.checked) * per_check
+        if part.progress is not None and done < per_check * schedule.checks:  # nothing better
+            part.progress(done, done)
+        steps = [(i + 1) * per_check for i in range(int(run.checked))]
+        curve = tuple(
+            (part.name, step, float(a), float(b))
+            for step, (a, b) in zip(steps, np.asarray(run.curve), strict=False)
+        )
+        return Trained(eqx.combine(run.best, self._static), curve)
+
+
 def train(
     network: Any,
     loss: Loss,
@@ -142,57 +230,7 @@ def train(
     FloatingPointError
         If the loss is not finite; such weights answer nothing.
     """
-    optimizer = _optimizer(schedule)
-    per_check = max(1, schedule.steps // schedule.checks)
-    weights, static = eqx.partition(network, trainable(network))
-
-    @jax.jit
-    def advance(weights: Any, state: Any, data: Any, keys: Array) -> tuple[Any, Any, Array]:
-        def step(carry: tuple[Any, Any], key: Array) -> tuple[tuple[Any, Any], Array]:
-            weights, state = carry
-            of = jax.value_and_grad(lambda a: loss(eqx.combine(a, static), data, key))
-            value, slope = of(weights)
-            updates, state = optimizer.update(slope, state, weights)
-            return (optax.apply_updates(weights, updates), state), value
-
-        (weights, state), values = jax.lax.scan(step, (weights, state), keys)
-        return weights, state, jnp.mean(values)
-
-    @jax.jit
-    def check(weights: Any, data: Any) -> Array:
-        keys = jax.random.split(jax.random.key(0), _CHECK_BATCHES)
-        return jnp.mean(jax.lax.map(lambda k: loss(eqx.combine(weights, static), data, k), keys))
-
-    def start() -> _Run:
-        least = np.float32(check(weights, kept_aside))
-        curve = np.full((schedule.checks, 2), np.nan, np.float32)
-        zero = np.int32(0)
-        return _Run(weights, optimizer.init(weights), weights, least, zero, zero, curve)
-
-    run = _resumed(part, start)
-    while int(run.checked) < schedule.checks and int(run.since) < schedule.patience:
-        done = int(run.checked) * per_check
-        keys = jax.random.split(jax.random.fold_in(key, done), per_check)
-        moved, state, value = advance(run.weights, run.optimizer, data, keys)
-        held_out = float(check(moved, kept_aside))
-        if not np.isfinite(held_out):
-            raise FloatingPointError(
-                f"training ({part.name}): the loss is {held_out} after {done} steps"
-            )
-        run = _checked(run, moved, state, float(value), held_out)
-        if part.progress is not None:
-            part.progress(done + per_check, per_check * schedule.checks)
-        if part.store is not None:
-            part.store.save(part.name, run)
-    done = int(run.checked) * per_check
-    if part.progress is not None and done < per_check * schedule.checks:  # nothing better for long
-        part.progress(done, done)
-    steps = [(i + 1) * per_check for i in range(int(run.checked))]
-    curve = tuple(
-        (part.name, step, float(a), float(b))
-        for step, (a, b) in zip(steps, np.asarray(run.curve), strict=False)
-    )
-    return Trained(eqx.combine(run.best, static), curve)
+    return Training(network, loss, schedule).run(network, data, kept_aside, key, part)
 
 
 def _resumed(part: Part, start: Callable[[], _Run]) -> _Run:
