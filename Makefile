@@ -24,9 +24,8 @@ $(READY): setup.cfg pyproject.toml
 
 demo: $(READY)
 	@rm -rf $(DEMO)
-	$(BIN)/cestprep-tools demo $(DEMO)/bids
-	$(BIN)/cestprep $(DEMO)/bids $(DEMO)/out participant --recipe brain-3t \
-	    --derivatives masks=$(DEMO)/bids/derivatives/masks -w $(DEMO)/work
+	$(BIN)/cestprep-tools demo $(DEMO)/bids --size tiny
+	$(BIN)/cestprep $(DEMO)/bids $(DEMO)/out participant --recipe brain-3t --method voxelwise -w $(DEMO)/work
 	@echo "Report: $$(ls $(CURDIR)/$(DEMO)/out/*.html)"
 
 lint: $(READY)

@@ -1,9 +1,14 @@
-"""How near a prepared session of the digital head is to its truth."""
+"""How near a prepared session of the digital head is to its truth, and the estimates made of it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +18,17 @@ import pandas as pd
 from scipy.ndimage import binary_erosion
 from scipy.spatial.transform import Rotation
 
-from cestprep.bids.digital import Options, make_subject
+from cestprep.bids.digital import (
+    CENTRE_MM,
+    FREQUENCY_MHZ,
+    Options,
+    make_subject,
+    write_session,
+)
 from cestprep.bids.spec import MOTION
+from cestprep.data import load_recipe
 from cestprep.imaging.transforms import LPS, displacement_mm, grid_points
+from cestprep.inference.recipe import Recipe
 from cestprep.phantom import scan
 
 STEM = "sub-01/ses-01/{}/sub-01_ses-01_{}"
@@ -97,6 +110,7 @@ def motion_rows(raw: Path, out: Path, centre: np.ndarray) -> dict[str, Row]:
             "series": displacement_mm(between, true[anchor], points).mean(),
             "within, mean": within.mean(),
             "within, max": within.max(),
+            "within over uncorrected": within.mean() / uncorrected.mean(),
         }
     return rows
 
@@ -183,12 +197,107 @@ def template_row(raw: Path, out: Path, options: Options) -> Row:
             "before": float(np.linalg.norm(points - true, axis=0).mean())}  # fmt: skip
 
 
-def rows(raw: Path, out: Path, options: Options) -> Mapping[str, Mapping[str, Row]]:
-    """Everything about one session."""
-    from cestprep.bids.digital import CENTRE_MM, FREQUENCY_MHZ
-
+def session_rows(raw: Path, out: Path, options: Options) -> Mapping[str, Row]:
+    """Everything about the preparation of one session."""
     return {
-        "motion": motion_rows(raw, out, np.array(CENTRE_MM)),
-        "maps": map_rows(raw, out, FREQUENCY_MHZ),
-        "anatomy": anatomy_rows(raw, out, options),
+        **motion_rows(raw, out, np.array(CENTRE_MM)),
+        **map_rows(raw, out, FREQUENCY_MHZ),
+        **anatomy_rows(raw, out, options),
     }
+
+
+def estimate_rows(raw: Path, out: Path, still: Path) -> dict[str, Row]:
+    """Errors of the estimates in inner white and grey matter, over those without motion.
+
+    Parameters
+    ----------
+    raw : Path
+        Session with its truth.
+    out : Path
+        Estimates from it.
+    still : Path
+        Estimates of the same head, which did not move, with true maps.
+    """
+    truth, rows = raw / "derivatives/truth", {}
+    labels = tissue_labels(truth)
+    pattern = "sub-01/ses-01/cest/*_param-*_desc-truth_cestmap.nii.gz"
+    for path in sorted(truth.glob(pattern)):
+        true = nib.load(path).get_fdata(dtype=np.float32)
+        name = path.name.split("_param-")[1].split("_")[0]
+        found = [_estimate(folder, path.name) for folder in (out, still)]
+        row: Row = {}
+        for value, tissue in ((1, "WM"), (2, "GM")):
+            inside = binary_erosion(labels == value) & found[0][1] & found[1][1]
+            ours, best = (float(np.median(np.abs(f - true)[inside])) for f, _ in found)
+            row |= {f"error, {tissue}": ours, f"without motion, {tissue}": best,
+                    f"ratio, {tissue}": ours / best}  # fmt: skip
+        rows[name] = row
+    return rows
+
+
+def _estimate(out: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """A map and where it is valid."""
+    folder = out / "sub-01/ses-01/cest"
+    values = volume(
+        folder / name.replace("_desc-truth_", f"_desc-{METHOD}_").removesuffix(".nii.gz")
+    )
+    stem = name.split("_param-")[0]
+    valid = volume(folder / f"{stem}_label-valid_desc-{METHOD}_mask") > 0
+    return values, valid
+
+
+METHOD = "psvae"
+
+
+def study(folder: Path, size: str, seed: int, *, whole: bool = False) -> dict[str, Row]:
+    """Make a session, run the program on it, and compare.
+
+    Parameters
+    ----------
+    folder : Path
+        Where sessions and results go.
+    size : str
+        One of `cestprep.bids.digital.SIZES`.
+    seed : int
+    whole : bool
+        Whether to estimate too, of this head and of one that did not move.
+    """
+    options = Options(Recipe.from_mapping(load_recipe("brain-3t")), size, seed)
+    moving, still = folder / f"{size}-{seed}", folder / f"{size}-{seed}-still"
+    if not (moving / "raw/derivatives/truth/sub-01").exists():
+        write_session(moving / "raw", options)
+    spent = run(moving, () if whole else ("--stop-after", "preproc"))
+    found = dict(session_rows(moving / "raw", moving / "out", options))
+    if whole:
+        write_session(still / "raw", replace(options, moves=False))
+        maps = still / "raw/derivatives/truth"
+        run(still, ("--no-motion", "--derivatives", f"truth={maps}"))
+        found |= estimate_rows(moving / "raw", moving / "out", still / "out")
+    return {f"seed {seed}, {name}": row for name, row in (found | {"run": spent}).items()}
+
+
+def run(folder: Path, extra: Sequence[str]) -> Row:
+    """Run the program on ``raw``; minutes, and the most memory of all its processes."""
+    places = [str(folder / name) for name in ("raw", "out")]
+    command = [sys.executable, "-m", "cestprep", *places, "participant", "-w", str(folder / "work")]
+    started, most = time.monotonic(), 0.0
+    with (folder / "log.txt").open("w") as log:
+        program = subprocess.Popen([*command, *extra], stderr=log, start_new_session=True)
+        while program.poll() is None:
+            most = max(most, _memory_gb(program.pid))
+            time.sleep(2)
+    if program.returncode:
+        raise RuntimeError(f"exit code {program.returncode}, see {folder / 'log.txt'}")
+    return {"minutes": (time.monotonic() - started) / 60, "GB": most}
+
+
+def _memory_gb(session: int) -> float:
+    """Resident memory of all processes of a session; what they share counts in each."""
+    total = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        total += int(fields[21]) if int(fields[3]) == session else 0
+    return total * os.sysconf("SC_PAGE_SIZE") / 2**30

@@ -107,12 +107,15 @@ class Options:
     seed : int
     lesion : bool
         Whether there is a glioma-like lesion.
+    moves : bool
+        Whether the head does.
     """
 
     recipe: Recipe
     size: str = "tiny"
     seed: int = 0
     lesion: bool = False
+    moves: bool = True
 
     @property
     def grid(self) -> Grid:
@@ -204,6 +207,7 @@ def write_session(root: Path, options: Options, progress: Progress | None = None
         1 / SNR,
         options.seed,
         progress,
+        moves=options.moves,
     )
     for one in taken:
         writer.series(one)

@@ -60,6 +60,8 @@ def take(
     noise_sd: float,
     seed: int,
     progress: Callable[[str, int, int], None] | None = None,
+    *,
+    moves: bool = True,
 ) -> Iterator[Taken]:
     """Take one series after another.
 
@@ -74,6 +76,8 @@ def take(
     seed : int
     progress : callable, optional
         Called with name, volumes done and volumes in all.
+    moves : bool
+        Whether the head does.
     """
     bias = receive_bias(grid, seed)
     voxel_mm = np.linalg.norm(grid.affine[:3, :3], axis=0)
@@ -82,6 +86,8 @@ def take(
         start = np.eye(4) if number == 0 else between_series(rng)
         largest = (acquisition.motion * LARGEST_MOTION[0], acquisition.motion * LARGEST_MOTION[1])
         poses = series_poses(acquisition.count, start, largest, rng)
+        if not moves:  # with the same noise
+            poses = np.broadcast_to(np.eye(4), poses.shape)
         series = make_series(subject, acquisition.signal_of, voxel_mm.tolist())
         data = np.empty((*grid.shape, acquisition.count), np.float32)
         for i, pose in enumerate(poses):

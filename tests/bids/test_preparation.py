@@ -11,9 +11,10 @@ import problems
 import pytest
 
 from cestprep.bids import digital
-from cestprep.bids.plan import plan_session
+from cestprep.bids.plan import check_spaces, plan_session
 from cestprep.bids.session import make_layout, select_session
 from cestprep.bids.synthetic import sidecar_of, write_tabled, write_volume
+from cestprep.bids.templates import Space
 from cestprep.errors import InputError
 from cestprep.phantom.protocols import RECOVERY_S, T2_PREPARATION_S, wasabi_protocol
 from cestprep.physics.protocol import Protocol, Readout, Recovery, Saturation, Spoil
@@ -184,6 +185,25 @@ def test_what_is_not_registered_says_why(tmp_path, options, why):
     assert why in plan.preparation.still
     assert why in plan.describe()
     assert all(stage.raw is None for stage in plan.stages)
+
+
+def test_standard_spaces_are_planned(dataset):
+    plan = dataset.t1().t2().wasabi().plan(spaces=(Space("MNI152NLin2009aSym", 2),))
+    assert "maps also in: MNI152NLin2009aSym:res-2" in plan.describe()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "shape", "why"),
+    [("brain-3t", (12, 11, 3), "too few to hold"), ("larg-3t", SHAPE, "is for phantoms"),
+     ("brain-3t", SHAPE, "found in a map of T1")],
+)  # fmt: skip
+def test_standard_spaces_need_a_head_and_t1(tmp_path, recipe, shape, why):
+    spaces = (Space("MNI152NLin2009aSym", 2),)
+    series = Path("sub-01_acq-mt_cest.nii.gz")
+    nib.save(nib.Nifti1Image(np.zeros(shape, np.float32), np.eye(4)), tmp_path / series)
+    (fault,) = check_spaces(spaces, problems.recipe(recipe), tmp_path / series, ["T2"])
+    assert why in str(fault)
+    assert "--output-spaces MNI152NLin2009aSym:res-2" in str(fault)
 
 
 def test_several_scans_of_a_kind_are_refused(dataset):
