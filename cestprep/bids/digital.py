@@ -42,6 +42,7 @@ from cestprep.bids.synthetic import (
 from cestprep.data.template import brain_template
 from cestprep.imaging.grid import Grid
 from cestprep.imaging.transforms import motion_parameters
+from cestprep.inference.chunks import over_chunks
 from cestprep.inference.recipe import Recipe, Stage
 from cestprep.phantom import scan
 from cestprep.phantom.anatomy import add_lesion, make_anatomy
@@ -90,6 +91,8 @@ CENTRE_MM, _BEYOND_MM = (0.0, -15.0, 25.0), 15.0
 _HEAD_MM = ((-92.0, 92.0), (-128.0, 95.0))
 _LESION_MM, _LESION_RADIUS_MM = (-32.0, -5.0, 30.0), 14.0
 FREQUENCY_MHZ, SNR = 123.25, 100.0
+#: Places whose signals are computed together.
+_TOGETHER = 2048
 #: Volume repetition of the scans without a table, in s.
 _T1W = (0.9, 2.3)
 
@@ -171,11 +174,18 @@ def _constants(stage: Stage) -> dict[str, float]:
 def _signal_of(
     protocol: Protocol, model: PoolModel, constants: Mapping[str, float]
 ) -> scan.SignalOf:
-    run = jax.jit(lambda p: simulate.signal(protocol, model, p))
+    names = model.parameter_names
+
+    @jax.jit
+    def run(*values: jax.Array) -> jax.Array:
+        return simulate.signal(protocol, model, dict(zip(names, values, strict=True)))
 
     def signal_of(parameters: Mapping[str, np.ndarray]) -> np.ndarray:
-        named = {**parameters, **constants}
-        return np.asarray(run({k: np.asarray(named[k], np.float32) for k in model.parameter_names}))
+        named: Mapping[str, Any] = {**parameters, **constants}
+        shape = parameters["t1"].shape
+        arrays = [np.broadcast_to(np.asarray(named[n], np.float32), shape) for n in names]
+        signals: np.ndarray = over_chunks(run, arrays, _TOGETHER)
+        return signals
 
     return signal_of
 

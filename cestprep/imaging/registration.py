@@ -180,6 +180,8 @@ def _run(
     """What elastix found, with each transform composed with those before it."""
     import itk  # takes a second, so only where it is used
 
+    # for so few samples threads cost more than they give; registrations go on side by side instead
+    itk.MultiThreaderBase.SetGlobalDefaultNumberOfThreads(1)
     parameters = itk.ParameterObject.New()
     for settings in maps:
         parameters.AddParameterMap(settings)

@@ -7,6 +7,7 @@ to its own synthetic one, whose contrast is its own; then fitted again.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +22,7 @@ from cestprep.inference.estimate import Estimate
 from cestprep.inference.fields import fit_wasabi
 from cestprep.inference.problem import Observation
 from cestprep.physics.protocol import Protocol
+from cestprep.resources import computing_cores
 
 #: Fits, each followed by a registration of all volumes to what it says.
 _ROUNDS = 2
@@ -147,16 +149,22 @@ def _registered(
     progress: Progress | None,
 ) -> np.ndarray:
     """Transforms of the volumes to what the fields say of each, as a whole tied to the anchor."""
-    n, found = len(transforms), transforms.copy()
     synthetic = _filled(estimate, mask)
     points = head_points(mask, grid.affine)
-    for i in range(n):
+
+    def place(i: int) -> np.ndarray:
         fixed, moving = (synthetic[..., i], grid.affine), (wasabi.volumes[..., i], wasabi.affine)
         matrix = register_rigid(fixed, moving, mask, transforms[i], NEAR)
-        if displacement_mm(matrix, transforms[i], points).mean() < _FARTHEST_MM:
-            found[i] = matrix
-        if progress is not None:
-            progress(i + 1, n)
+        near = displacement_mm(matrix, transforms[i], points).mean() < _FARTHEST_MM
+        return matrix if near else transforms[i]
+
+    places = []
+    with ThreadPoolExecutor(computing_cores()) as pool:
+        for matrix in pool.map(place, range(len(transforms))):
+            places.append(matrix)
+            if progress is not None:
+                progress(len(places), len(transforms))
+    found = np.stack(places)
     away = np.linalg.inv(found[wasabi.anchor]) @ transforms[wasabi.anchor]
     tied: np.ndarray = found @ away
     return tied

@@ -198,8 +198,42 @@ def make_series(subject: Subject, signal_of: SignalOf, voxel_mm: Sequence[float]
         Simulated signals, in units of ``m0`` 1.
     voxel_mm : three float
     """
-    signals = {name: np.abs(signal_of(p)) for name, p in subject.parameters.items()}
-    return Series(subject, blurred(subject.anatomy, voxel_mm), signals)
+    shares = blurred(subject.anatomy, voxel_mm)
+    near = {name: _near(shares[name], subject) for name in subject.parameters}
+    names = next(iter(subject.parameters.values()))
+    asked = {
+        key: np.concatenate([p[key][near[tissue]] for tissue, p in subject.parameters.items()])
+        for key in names
+    }
+    found = np.abs(signal_of(asked))
+    ends = np.cumsum([inside.sum() for inside in near.values()])[:-1]
+    parts = np.split(found, ends, axis=1)
+    signals = {
+        tissue: _spread(part, inside, subject.coarse.shape)
+        for (tissue, inside), part in zip(near.items(), parts, strict=True)
+    }
+    return Series(subject, shares, signals)
+
+
+#: Signals of a tissue are computed this many coarse voxels around it.
+_MARGIN = 1.5
+
+
+def _near(share: np.ndarray, subject: Subject) -> np.ndarray:
+    """Coarse voxels in and around a tissue, shape (coarse voxels,)."""
+    reach = int(np.ceil(_MARGIN * _COARSE_MM / subject.anatomy.affine[0, 0]))
+    around = ndimage.maximum_filter((share > 0).astype(np.uint8), size=2 * reach + 1)
+    return sample(around, subject.anatomy.affine, subject.coarse.points) > 0
+
+
+def _spread(signals: np.ndarray, inside: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Signals ``(n, inside)`` on the whole coarse grid: elsewhere those of the nearest voxel."""
+    order = np.zeros(inside.size, int)
+    order[inside] = np.arange(inside.sum())
+    away = ~inside.reshape(shape)
+    nearest = ndimage.distance_transform_edt(away, return_distances=False, return_indices=True)
+    spread: np.ndarray = signals[:, order.reshape(shape)[tuple(nearest)].ravel()]
+    return spread
 
 
 def blurred(anatomy: Anatomy, voxel_mm: Sequence[float]) -> dict[str, np.ndarray]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
 from cestprep.inference.chunks import Progress
 from cestprep.inference.estimate import Estimate, Meaning
 from cestprep.inference.least_squares import Options
 from cestprep.inference.measured import LEAST_SQUARES, Measured
 from cestprep.inference.problem import InverseProblem, Observation
-from cestprep.inference.residual import estimate_of, fit_measured
+from cestprep.inference.residual import departures, estimate_of, fit_measured
 
 __all__ = ["NEEDS_NOISE", "TITLE", "Options", "estimate", "meaning"]
 
@@ -42,5 +46,12 @@ def estimate(
     measured = Measured.of(problem, observation)
     if not measured.count:
         return measured.blank()
-    fit = fit_measured(measured, options or Options(), progress)
+    first, nothing = (
+        measured.take(np.arange(1)),
+        np.zeros((len(problem.free), 1), measured.data.dtype),
+    )
+    with ThreadPoolExecutor(1) as beside:  # what judges the fit is compiled meanwhile
+        ready = beside.submit(departures, first, nothing)
+        fit = fit_measured(measured, options or Options(), progress)
+    ready.result()
     return estimate_of(measured, fit)
