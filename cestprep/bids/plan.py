@@ -107,7 +107,7 @@ class SessionPlan:
     unused: tuple[Path, ...]
     propagate: bool = True
     preparation: Preparation | None = None
-    made: frozenset[Path] = frozenset()
+    made: tuple[Path, ...] = ()
     spaces: tuple[Space, ...] = ()
 
     @property
@@ -326,7 +326,7 @@ def _with_made(plan: SessionPlan, preparation: Preparation, outputs: Outputs) ->
         mask=mask,
         regions=regions,
         preparation=preparation,
-        made=frozenset([*made, *segmentation, *([mask] if preparation.mask else [])]),
+        made=(*made, *segmentation, *([mask] if preparation.mask else [])),
     )
 
 

@@ -108,7 +108,7 @@ class SaveAnatomy(SimpleInterface):
             written.append(write_warp(sink, session, Path(asked.displacement), SPACE))
         if session.mask in session.made:
             written += write_mask(sink, session, Path(asked.brain))
-        if session.made.intersection(r.image for r in session.regions):
+        if any(r.image in session.made for r in session.regions):
             written += write_tissues(sink, session, Path(asked.tissues))
         self._results["out_files"] = [str(p) for p in written]
         self._results["mask"] = str(session.mask)

@@ -118,7 +118,7 @@ def test_a_whole_session_makes_everything(dataset):
     assert not plan.preparation.still
     assert [r.name for r in plan.regions] == ["WM", "GM", "CSF"]
     assert all(stage.series.image.is_relative_to(dataset.out) for stage in plan.stages)
-    assert not set(plan.files) & plan.made
+    assert not set(plan.files) & set(plan.made)
     assert all(path.exists() for path in plan.files)
     text = plan.describe()
     assert "T1: made from SRT1" in text
