@@ -11,7 +11,7 @@ from cestprep.imaging.transforms import angle_deg, displacement_mm, head_points
 
 #: Heads do not move farther between series of one session; what does is a failed registration.
 FARTHEST_MM, FARTHEST_DEG = 40.0, 25.0
-_BETWEEN = Options(levels=3)
+_BETWEEN = Options(levels=3, iterations=200)
 
 
 @dataclass(frozen=True)

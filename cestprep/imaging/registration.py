@@ -35,7 +35,7 @@ class Options:
     """
 
     levels: int = 2
-    iterations: int = 200
+    iterations: int = 100
     samples: int = 2048
     bins: int = 32
     cubic: bool = False
