@@ -8,8 +8,9 @@ from scipy import ndimage
 from cestprep.imaging.grid import Grid
 from cestprep.imaging.transforms import apply
 
-#: Rounds of the search for the point that is displaced to a wanted one.
-_ROUNDS = 30
+#: Rounds, at most, of the search for points that are displaced to wanted ones; it ends where no
+#: point moves farther than this (mm).
+_ROUNDS, _STILL_MM = 30, 0.01
 #: A voxel gets a value where at least this share of its neighbours have one.
 _LEAST_KNOWN = 0.5
 
@@ -34,7 +35,9 @@ def origins(grid: Grid, displacement: np.ndarray, affine: np.ndarray) -> np.ndar
             ndimage.map_coordinates(displacement[..., i], index, order=1, mode="nearest")
             for i in range(3)
         ]
-        found = wanted - np.stack(step)
+        before, found = found, wanted - np.stack(step)
+        if np.abs(found - before).max() < _STILL_MM:
+            break
     return found
 
 
