@@ -7,7 +7,7 @@ import numpy as np
 #: Registration leaves a value uncertain by what this share of a voxel further along would change;
 #: in maps of tissue interpolation and mixed voxels do too (measured on the digital head, at 1.8 and
 #: at 3 mm).
-FIELD_VOXELS, TISSUE_VOXELS = 0.1, 0.19
+FIELD_VOXELS, TISSUE_VOXELS = 0.16, 0.19
 
 
 def place_sd(volume: np.ndarray, known: np.ndarray, voxels: float) -> np.ndarray:
