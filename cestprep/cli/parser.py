@@ -374,6 +374,7 @@ def settings_of(options: argparse.Namespace, methods: Sequence[str]) -> Settings
         "participants": tuple(p.removeprefix("sub-") for p in merged.get("participants", ())),
         "sessions": tuple(s.removeprefix("ses-") for s in merged.get("sessions", ())),
         "assume_nominal": tuple(dict.fromkeys(merged.get("assume_nominal", ()))),
+        "output_spaces": tuple(dict.fromkeys(merged.get("output_spaces", ()))),
         "derivatives": {n: p.resolve() for n, p in merged.get("derivatives", {}).items()},
     }
     if merged.get("checkpoint") is not None:
