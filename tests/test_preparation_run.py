@@ -45,10 +45,12 @@ def run(folder, out, *extra):
     return sessions.run([*arguments, "--recipe", str(folder / "mt.yaml"), *extra])
 
 
+PREPARE = ("--stop-after", "preproc", "--output-spaces", "MNI152NLin2009aSym:res-2")
+
+
 @pytest.fixture(scope="module")
 def prepared(folder):
-    spaces = ("--output-spaces", "MNI152NLin2009aSym:res-2")
-    done = run(folder, "out", "--stop-after", "preproc", *spaces)
+    done = run(folder, "out", *PREPARE)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -123,8 +125,7 @@ def test_maps_in_the_template_are_those_of_the_head(folder, prepared):
 
 
 def test_a_second_run_repeats_nothing(folder, prepared):
-    spaces = ("--output-spaces", "MNI152NLin2009aSym:res-2")
-    again = run(folder, "out", "--stop-after", "preproc", *spaces)
+    again = run(folder, "out", *PREPARE)
     assert again.returncode == 0, again.stderr
     assert " 0 nodes run" in again.stderr
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -167,8 +168,7 @@ def anatomy_rows(raw: Path, out: Path, options: Options) -> dict[str, Row]:
     labels = tissue_labels(truth)
     got = volume(out / STEM.format("anat", "space-cestref_seg-tissue_dseg"))
     for value, tissue in ((1, "WM"), (2, "GM"), (3, "CSF")):
-        inside = true & found
-        rows[tissue] = {"Dice": dice((labels == value) & inside, (got == value) & inside)}
+        rows[tissue] = {"Dice": dice((labels == value) & true, (got == value) & true)}
     rows["template"] = template_row(raw, out, options)
     return rows
 
@@ -238,15 +238,10 @@ def estimate_rows(raw: Path, out: Path, still: Path) -> dict[str, Row]:
 def _estimate(out: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     """A map and where it is valid."""
     folder = out / "sub-01/ses-01/cest"
-    values = volume(
-        folder / name.replace("_desc-truth_", f"_desc-{METHOD}_").removesuffix(".nii.gz")
-    )
+    values = volume(folder / name.replace("_desc-truth_", "_desc-psvae_").removesuffix(".nii.gz"))
     stem = name.split("_param-")[0]
-    valid = volume(folder / f"{stem}_label-valid_desc-{METHOD}_mask") > 0
+    valid = volume(folder / f"{stem}_label-valid_desc-psvae_mask") > 0
     return values, valid
-
-
-METHOD = "psvae"
 
 
 def study(folder: Path, size: str, seed: int, *, whole: bool = False) -> dict[str, Row]:
@@ -278,6 +273,8 @@ def study(folder: Path, size: str, seed: int, *, whole: bool = False) -> dict[st
 
 def run(folder: Path, extra: Sequence[str]) -> Row:
     """Run the program on ``raw``; minutes, and the most memory of all its processes."""
+    for stale in ("out", "work"):
+        shutil.rmtree(folder / stale, ignore_errors=True)
     places = [str(folder / name) for name in ("raw", "out")]
     command = [sys.executable, "-m", "cestprep", *places, "participant", "-w", str(folder / "work")]
     started, most = time.monotonic(), 0.0

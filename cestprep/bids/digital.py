@@ -290,8 +290,7 @@ class _Writer:
         """True parameters, tissues and fields where the head lay in the first volume."""
         grid, recipe = self.options.grid, self.options.recipe
         voxel_mm = np.linalg.norm(grid.affine[:3, :3], axis=0).tolist()
-        truth = scan.Truth(self.subject, scan.blurred(self.subject.anatomy, voxel_mm), grid,
-                           self._reference)  # fmt: skip
+        truth = scan.Truth(scan.blur(self.subject, voxel_mm), grid, self._reference)
         source = self._stem(DATATYPE, f"acq-{recipe.stages[0].name}_{SERIES}.nii.gz")
         shared = {"SpatialReference": f"bids:raw:{source}", "SkullStripped": True}
         for stage in recipe.stages:

@@ -133,6 +133,10 @@ class SessionPlan:
         """Scanner frequency."""
         return self.stages[0].problem.protocol.frequency_mhz
 
+    def source_of(self, quantity: str) -> AuxiliarySource:
+        """Where an auxiliary quantity comes from."""
+        return next(a for a in self.auxiliary if a.quantity == quantity)
+
     def stage(self, name: str) -> StagePlan:
         """The plan of a stage."""
         return next(plan for plan in self.stages if plan.stage.name == name)

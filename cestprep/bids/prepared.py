@@ -189,7 +189,7 @@ def write_mask(sink: Sink, session: SessionPlan, brain: Path) -> list[Path]:
 
 
 def _shared(sink: Sink, session: SessionPlan) -> dict[str, Any]:
-    t1 = next(a.image for a in session.auxiliary if a.quantity == "T1")
+    t1 = session.source_of("T1").image
     sources = [] if t1 is None else [sink.uri(t1)]
     return {"SpatialReference": sink.uri(sink.reference_path(session)), "Sources": sources}
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from cestprep.bids.auxiliary import AuxiliarySource
 from cestprep.bids.derivatives import Sink
 from cestprep.bids.files import (
     copy_file,
@@ -24,16 +23,11 @@ from cestprep.bids.prepared import warp_path, write_warp
 from cestprep.bids.sidecars import companion, parse_name
 from cestprep.bids.spec import MASK, PREPROCESSED, PROBABILITY, SEGMENTATION, SPACE
 from cestprep.bids.templates import Space
-from cestprep.data import template
-from cestprep.imaging.anatomy import normalize
+from cestprep.data.template import SPACE as PACKAGED
+from cestprep.imaging.anatomy import Template, normalize
 from cestprep.imaging.resampling import read_displacement
 from cestprep.imaging.spaces import label_at, map_at, origins
 from cestprep.inference.estimate import Validity
-
-
-def t1_of(plan: SessionPlan) -> AuxiliarySource:
-    """The map in which templates are found."""
-    return next(a for a in plan.auxiliary if a.quantity == "T1")
 
 
 def in_space(native: Path, space: Space) -> Path:
@@ -50,22 +44,24 @@ def brought_files(files: Iterable[str]) -> list[Path]:
         entities, _, extension = parse_name(path.name)
         if extension != ".nii.gz" or entities.get("space") != SPACE:
             continue
-        if entities.get("desc") != PREPROCESSED and len(load_image(path).shape) == 3:
+        if entities.get("desc") != PREPROCESSED and len(nib.load(path).shape) == 3:
             found.append(path)
     return list(dict.fromkeys(found))
 
 
-def _displacement(sink: Sink, session: SessionPlan, space: Space, folder: Path) -> np.ndarray:
+def _displacement(
+    sink: Sink, session: SessionPlan, space: Space, template: Template, folder: Path
+) -> np.ndarray:
     """From the reference to the template: found with the brain, or now, and kept."""
     preparation = session.preparation
     found_brain = preparation is not None and preparation.anatomy and preparation.given is None
-    if found_brain and space.name == template.SPACE:
+    if found_brain and space.name == PACKAGED:
         return read_displacement(str(warp_path(sink, session, space.name)))
     mask = load_image(session.mask)
-    source, inside = t1_of(session), np.asarray(mask.dataobj) > 0
+    source, inside = session.source_of("T1"), np.asarray(mask.dataobj) > 0
     assert source.image is not None
     t1_s = image_data(source.image) * source.to_si
-    field = normalize(t1_s, inside, mask.affine, space.template()).displacement
+    field = normalize(t1_s, inside, mask.affine, template).displacement
     kept = write_image(folder / "displacement.nii.gz", field, mask)
     write_warp(sink, session, kept, space.name)
     return field
@@ -86,7 +82,9 @@ def write_in_space(
     folder : Path
         For working files.
     """
-    grid, displacement = space.grid(), _displacement(sink, session, space, folder)
+    template = space.template()
+    grid = space.grid(template)
+    displacement = _displacement(sink, session, space, template, folder)
     points = origins(grid, displacement, load_image(session.mask).affine)
     like = nib.Nifti1Image(np.zeros(grid.shape, np.uint8), grid.affine)
     like.header["sform_code"] = like.header["qform_code"] = 4  # MNI 152

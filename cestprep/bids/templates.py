@@ -51,9 +51,8 @@ class Space:
         wm, gm, brain = (image_data(path) for path in self.files)
         return Template(wm, gm, brain, load_image(self.files[0]).affine)
 
-    def grid(self) -> Grid:
+    def grid(self, whole: Template) -> Grid:
         """Voxels of maps in this space: those of the template's field of view."""
-        whole = self.template()
         sides = np.linalg.norm(whole.affine[:3, :3], axis=0)
         steps = self.resolution / sides
         shape = tuple(int(n) for n in np.ceil(np.array(whole.brain.shape) / steps))

@@ -13,7 +13,7 @@ from cestprep.interfaces.outputs import SavedOutputSpec, SessionInputSpec, sink_
 class SaveInSpaceInputSpec(SessionInputSpec):
     """Inputs of `SaveInSpace`."""
 
-    space = traits.Any(mandatory=True, desc="cestprep.bids.spaces.Space")
+    space = traits.Any(mandatory=True, desc="cestprep.bids.templates.Space")
     native = InputMultiObject(File(exists=True), mandatory=True, desc="derivatives of the session")
 
 

@@ -90,29 +90,54 @@ def _b1(coarse: Grid, field: Callable[[float], np.ndarray]) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Blurred:
+    """A subject as voxels of a size see it.
+
+    Attributes
+    ----------
+    subject : Subject
+    fractions : mapping of tissue to ndarray
+        On the grid of the anatomy.
+    near : mapping of tissue to ndarray of bool, shape (coarse voxels,)
+        Where signals of a tissue matter.
+    """
+
+    subject: Subject
+    fractions: Mapping[str, np.ndarray]
+    near: Mapping[str, np.ndarray]
+
+
+def blur(subject: Subject, voxel_mm: Sequence[float]) -> Blurred:
+    """See a subject by voxels of a size; the SD of a box of width w is w / sqrt(12)."""
+    anatomy = subject.anatomy
+    sigma = np.asarray(voxel_mm, float) / np.sqrt(12) / anatomy.affine[0, 0]
+    fractions = {name: ndimage.gaussian_filter(f, sigma) for name, f in anatomy.fractions.items()}
+    near = {name: _near(fractions[name], subject) for name in subject.parameters}
+    return Blurred(subject, fractions, near)
+
+
+@dataclass(frozen=True)
 class Series:
     """What makes noise-free volumes, one at a time.
 
     Attributes
     ----------
-    subject : Subject
-    blurred : mapping of tissue to ndarray
-        Fractions after the voxels' extent.
+    blurred : Blurred
     signals : mapping of tissue to ndarray, shape (n, coarse voxels)
     """
 
-    subject: Subject
-    blurred: Mapping[str, np.ndarray]
+    blurred: Blurred
     signals: Mapping[str, np.ndarray]
 
     def volume(self, i: int, grid: Grid, pose: np.ndarray) -> np.ndarray:
         """Magnitude of volume ``i`` with the head at a pose (head to scanner), on a grid."""
         points = apply(np.linalg.inv(pose), grid.points)
         total = np.zeros(points.shape[1], np.float32)
-        for tissue, fraction in self.blurred.items():
-            share = sample(fraction, self.subject.anatomy.affine, points)
+        subject = self.blurred.subject
+        coarse = subject.coarse
+        for tissue, fraction in self.blurred.fractions.items():
+            share = sample(fraction, subject.anatomy.affine, points)
             inside = share > 0
-            coarse = self.subject.coarse
             signal = self.signals[tissue][i].reshape(coarse.shape)
             there = points[:, inside]  # fringes of WASABI are too narrow for straight lines
             total[inside] += share[inside] * sample(signal, coarse.affine, there, order=3)
@@ -125,16 +150,13 @@ class Truth:
 
     Attributes
     ----------
-    subject : Subject
-    blurred : mapping of tissue to ndarray
-        Fractions after the voxels' extent.
+    blurred : Blurred
     grid : Grid
     pose : ndarray, shape (4, 4)
         Head to scanner.
     """
 
-    subject: Subject
-    blurred: Mapping[str, np.ndarray]
+    blurred: Blurred
     grid: Grid
     pose: np.ndarray
 
@@ -145,18 +167,18 @@ class Truth:
     @property
     def tissues(self) -> tuple[str, ...]:
         """Of the brain, in the order of `labels`."""
-        return tuple(name for name in (*BRAIN, "lesion") if name in self.blurred)
+        return tuple(name for name in (*BRAIN, "lesion") if name in self.blurred.fractions)
 
     @cached_property
     def shares(self) -> np.ndarray:
         """Of the brain's tissues, shape (t, V)."""
-        affine = self.subject.anatomy.affine
-        return np.stack([sample(self.blurred[name], affine, self._points) for name in self.tissues])
+        fractions, affine = self.blurred.fractions, self.blurred.subject.anatomy.affine
+        return np.stack([sample(fractions[name], affine, self._points) for name in self.tissues])
 
     @cached_property
     def brain(self) -> np.ndarray:
         """Voxels at least half of which lie in the brain, shape of the grid."""
-        anatomy = self.subject.anatomy
+        anatomy = self.blurred.subject.anatomy
         inside = sample(anatomy.brain.astype(np.float32), anatomy.affine, self._points) >= 0.5
         return inside.reshape(self.grid.shape)
 
@@ -169,9 +191,10 @@ class Truth:
 
     def parameter(self, name: str) -> np.ndarray:
         """Mean of a simulator parameter over the tissues of a voxel in the brain; 0 elsewhere."""
-        coarse, total = self.subject.coarse, np.zeros(self._points.shape[1], np.float32)
+        subject, total = self.blurred.subject, np.zeros(self._points.shape[1], np.float32)
+        coarse = subject.coarse
         for tissue, share in zip(self.tissues, self.shares, strict=True):
-            values = self.subject.parameters[tissue][name].reshape(coarse.shape)
+            values = subject.parameters[tissue][name].reshape(coarse.shape)
             total += share * sample(values, coarse.affine, self._points)
         mean = total / np.maximum(self.shares.sum(axis=0), 1e-6)
         return np.where(self.brain, mean.reshape(self.grid.shape), 0)
@@ -188,18 +211,16 @@ def sample(
     return found
 
 
-def make_series(subject: Subject, signal_of: SignalOf, voxel_mm: Sequence[float]) -> Series:
-    """Signals of every tissue for a scan with voxels of a given size.
+def make_series(blurred: Blurred, signal_of: SignalOf) -> Series:
+    """Signals of every tissue for a scan.
 
     Parameters
     ----------
-    subject : Subject
+    blurred : Blurred
     signal_of : callable
         Simulated signals, in units of ``m0`` 1.
-    voxel_mm : three float
     """
-    shares = blurred(subject.anatomy, voxel_mm)
-    near = {name: _near(shares[name], subject) for name in subject.parameters}
+    subject, near = blurred.subject, blurred.near
     names = next(iter(subject.parameters.values()))
     asked = {
         key: np.concatenate([p[key][near[tissue]] for tissue, p in subject.parameters.items()])
@@ -212,7 +233,7 @@ def make_series(subject: Subject, signal_of: SignalOf, voxel_mm: Sequence[float]
         tissue: _spread(part, inside, subject.coarse.shape)
         for (tissue, inside), part in zip(near.items(), parts, strict=True)
     }
-    return Series(subject, shares, signals)
+    return Series(blurred, signals)
 
 
 #: Signals of a tissue are computed this many coarse voxels around it.
@@ -234,12 +255,6 @@ def _spread(signals: np.ndarray, inside: np.ndarray, shape: tuple[int, int, int]
     nearest = ndimage.distance_transform_edt(away, return_distances=False, return_indices=True)
     spread: np.ndarray = signals[:, order.reshape(shape)[tuple(nearest)].ravel()]
     return spread
-
-
-def blurred(anatomy: Anatomy, voxel_mm: Sequence[float]) -> dict[str, np.ndarray]:
-    """Fractions as voxels of a size see them; the SD of a box of width w is w / sqrt(12)."""
-    sigma = np.asarray(voxel_mm, float) / np.sqrt(12) / anatomy.affine[0, 0]
-    return {name: ndimage.gaussian_filter(f, sigma) for name, f in anatomy.fractions.items()}
 
 
 def receive_bias(grid: Grid, seed: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from cestprep.imaging.grid import Grid
 from cestprep.phantom.motion import between_series, series_poses
-from cestprep.phantom.scan import SignalOf, Subject, make_series, noisy, receive_bias
+from cestprep.phantom.scan import SignalOf, Subject, blur, make_series, noisy, receive_bias
 
 #: Largest shift (mm) and rotation (degrees) within a fingerprinting series; half in the others.
 LARGEST_MOTION = (3.0, 3.0)
@@ -80,7 +80,7 @@ def take(
         Whether the head does.
     """
     bias = receive_bias(grid, seed)
-    voxel_mm = np.linalg.norm(grid.affine[:3, :3], axis=0)
+    blurred = blur(subject, np.linalg.norm(grid.affine[:3, :3], axis=0).tolist())
     for number, acquisition in enumerate(acquisitions):
         rng = np.random.default_rng([seed, 74, number])
         start = np.eye(4) if number == 0 else between_series(rng)
@@ -88,7 +88,7 @@ def take(
         poses = series_poses(acquisition.count, start, largest, rng)
         if not moves:  # with the same noise
             poses = np.broadcast_to(np.eye(4), poses.shape)
-        series = make_series(subject, acquisition.signal_of, voxel_mm.tolist())
+        series = make_series(blurred, acquisition.signal_of)
         data = np.empty((*grid.shape, acquisition.count), np.float32)
         for i, pose in enumerate(poses):
             data[..., i] = noisy(bias * series.volume(i, grid, pose), noise_sd, rng)

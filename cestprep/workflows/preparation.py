@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nipype.interfaces.utility import IdentityInterface, Merge
+from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
 
 from cestprep.bids.plan import SessionPlan
@@ -16,6 +16,7 @@ from cestprep.engine.nodes import SafeNode
 from cestprep.interfaces.maps import BringAnatomy, FindBrain, FitFields, MapScan, SegmentTissues
 from cestprep.interfaces.prepared import SaveAnatomy, SaveMap, SaveScan
 from cestprep.interfaces.scans import BringScan, FindMotion, RegisterScan
+from cestprep.workflows.joining import join
 
 #: Memory that registration and resampling of a series are expected to take.
 SCAN_MEMORY_GB = 1.5
@@ -133,14 +134,12 @@ def init_given_anatomy_wf(plan: SessionPlan, shared: Mapping[str, Any]) -> pe.Wo
     bring = _node(BringAnatomy(**given, mask=str(files.mask), tissues=tissues), "bring")
     save_place = SafeNode(SaveScan(**shared, scan=scan), name="save_scan")
     save = SafeNode(SaveAnatomy(**shared), name="save")
-    merge = SafeNode(Merge(2), name="files")
+    written = join(workflow, [(save, "out_files"), (save_place, "out_files")], "files")
     workflow.connect([
         (place, bring, [("alignment", "alignment")]),
         (place, save_place, [("alignment", "alignment")]),
         (bring, save, [("brain", "brain"), ("tissues", "tissues")]),
-        (save, merge, [("out_files", "in1")]),
-        (save_place, merge, [("out_files", "in2")]),
-        (merge, outputs, [("out", "out_files")]),
+        (written, outputs, [("out", "out_files")]),
         (save, outputs, [("mask", "mask")]),
     ])  # fmt: skip
     return workflow
@@ -149,10 +148,7 @@ def init_given_anatomy_wf(plan: SessionPlan, shared: Mapping[str, Any]) -> pe.Wo
 def _collect(workflow: pe.Workflow, ends: Sequence[tuple[Any, str]]) -> None:
     """Add an ``outputnode`` whose ``out_files`` are all files of some ends."""
     outputs = pe.Node(IdentityInterface(["out_files"]), name="outputnode")
-    merge = SafeNode(Merge(len(ends)), name="files")
-    for i, (node, field) in enumerate(ends, start=1):
-        workflow.connect(node, field, merge, f"in{i}")
-    workflow.connect(merge, "out", outputs, "out_files")
+    workflow.connect(join(workflow, ends, "files"), "out", outputs, "out_files")
 
 
 def init_preparation_wf(plan: SessionPlan, shared: Mapping[str, Any]) -> pe.Workflow:
@@ -218,7 +214,7 @@ def _supply(
         if quantity in fits:
             workflow.connect(fits[quantity], end, to, f"inputnode.{field}")
             continue
-        source = next(a for a in plan.auxiliary if a.quantity == quantity)
+        source = plan.source_of(quantity)
         path = source.image if end == "value" else source.sd
         if path is not None:
             setattr(to.inputs.inputnode, field, str(path))

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nipype.interfaces.utility import Merge
 from nipype.pipeline import engine as pe
 
 from cestprep import __version__
@@ -18,6 +17,7 @@ from cestprep.interfaces.outputs import SaveReference, SaveReport, SaveStage
 from cestprep.interfaces.quantify import FitStage
 from cestprep.interfaces.spaces import SaveInSpace
 from cestprep.settings import Settings
+from cestprep.workflows.joining import join
 from cestprep.workflows.preparation import init_preparation_wf
 
 REPORT_NODE = "save_report"
@@ -123,9 +123,7 @@ def _bring_to_spaces(
         return
     ends = [(node, "out_files") for node in saves]
     ends += [] if before is None else [(before, "outputnode.out_files")]
-    native = SafeNode(Merge(len(ends)), name="native_files")
-    for i, (node, field) in enumerate(ends, start=1):
-        workflow.connect(node, field, native, f"in{i}")
+    native = join(workflow, ends, "native_files")
     for space in spaces:
         save = SafeNode(
             SaveInSpace(**shared, space=space),
@@ -149,7 +147,5 @@ def _gather(
         for fit in fits:
             workflow.connect(fit, output, to, field)
         return
-    merge = SafeNode(Merge(len(fits)), name=f"gather_{field}_of_{to.name}")
-    for i, fit in enumerate(fits, start=1):
-        workflow.connect(fit, output, merge, f"in{i}")
+    merge = join(workflow, [(fit, output) for fit in fits], f"gather_{field}_of_{to.name}")
     workflow.connect(merge, "out", to, field)

@@ -10,7 +10,7 @@ import pytest
 
 from cestprep.bids.spaces import brought_files, in_space
 from cestprep.bids.templates import Space, find_spaces
-from cestprep.data.template import SPACE
+from cestprep.data.template import SPACE, brain_template
 from cestprep.errors import UsageError
 
 
@@ -41,15 +41,17 @@ def test_templates_of_templateflow_are_found_unless_empty(tmp_path, monkeypatch)
         nib.save(image, folder / f"tpl-Own_res-01_{part}.nii.gz")
     (space,) = find_spaces(["Own:res-2"])
     assert len(space.files) == 3
-    assert space.grid().shape == (4, 4, 5)
-    np.testing.assert_allclose(np.diag(space.grid().affine), [2, 2, 2, 1])
+    grid = space.grid(space.template())
+    assert grid.shape == (4, 4, 5)
+    np.testing.assert_allclose(np.diag(grid.affine), [2, 2, 2, 1])
     space.files[2].write_bytes(b"")  # as TemplateFlow leaves what it has not fetched
     with pytest.raises(UsageError, match="desc-brain_mask"):
         find_spaces(["Own:res-2"])
 
 
 def test_the_packaged_template_has_its_own_field_of_view():
-    fine, coarse = (Space(SPACE, r).grid() for r in (1, 2))
+    whole = brain_template()
+    fine, coarse = (Space(SPACE, r).grid(whole) for r in (1, 2))
     assert np.abs(2 * np.array(coarse.shape) - fine.shape).max() <= 1
     np.testing.assert_allclose(coarse.affine[:3, 3], fine.affine[:3, 3])
 

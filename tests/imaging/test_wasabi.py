@@ -29,13 +29,13 @@ def moved():
         named = {k: np.asarray(p[k], np.float32) for k in PoolModel(()).parameter_names}
         return np.asarray(simulate.signal(protocol, PoolModel(()), named))
 
-    series = scan.make_series(heads.subject(0), signal_of, [3.5] * 3)
+    series = scan.make_series(scan.blur(heads.subject(0), [3.5] * 3), signal_of)
     start = between_series(rng)
     poses = series_poses(protocol.n_volumes, start, (3.0, 3.0), rng)
     clean = [series.volume(i, where, p) for i, p in enumerate(poses)]
     data = scan.noisy(np.stack(clean, axis=-1), 1 / SNR, rng)
     brain = heads.brain(0, where, start)
-    truth = scan.Truth(heads.subject(0), series.blurred, where, start)
+    truth = scan.Truth(series.blurred, where, start)
     known = np.stack([truth.parameter(name)[brain] for name in ("t1", "t2")])
     return protocol, where, data, poses @ np.linalg.inv(start), brain, known
 
