@@ -55,6 +55,8 @@ class Settings:
         ``preproc`` to stop before the estimation; empty to go on.
     propagate : bool
         Whether the uncertainty of maps and of earlier stages enters.
+    sloppy : bool
+        Whether registrations and training are cut short, for trials of a setup.
     output_spaces : tuple of str
         Standard spaces that maps are written in too, as ``NAME[:res-N]``.
     derivatives : mapping of str to Path
@@ -85,6 +87,7 @@ class Settings:
     motion: bool = True
     stop_after: str = ""
     propagate: bool = True
+    sloppy: bool = False
     output_spaces: tuple[str, ...] = ()
     derivatives: dict[str, Path] = field(default_factory=dict)
     nprocs: int = field(default_factory=usable_cores)

@@ -35,6 +35,18 @@ def test_dry_run_writes_nothing(dataset, tmp_path, capsys):
     assert not (tmp_path / "work").exists()
 
 
+def test_sloppy_trains_for_a_tenth_unless_told_and_says_so(dataset, tmp_path, capsys):
+    given = [*base(dataset, tmp_path), "--sloppy", "--method", "psvae"]
+    assert main(given) == 0
+    out = capsys.readouterr().out
+    assert "method psvae, mode fit, steps=600, own_steps=40, seed 0" in out
+    assert "cut short (--sloppy): for trials only" in out
+    assert main([*given, "--method-option", "steps=80", "paper=true"]) == 0
+    assert ", steps=80, paper=true, seed 0" in capsys.readouterr().out
+    assert main([*base(dataset, tmp_path), "--sloppy", "--method", "grid"]) == 0
+    assert "mode fit, seed 0" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("labels", [["01"], ["sub-01"], ["sub-01", "01"]])
 def test_prefixes_are_optional(dataset, tmp_path, capsys, labels):
     assert main([*base(dataset, tmp_path), "--participant-label", *labels]) == 0

@@ -45,7 +45,7 @@ def run(folder, out, *extra):
     return sessions.run([*arguments, "--recipe", str(folder / "mt.yaml"), *extra])
 
 
-PREPARE = ("--stop-after", "preproc", "--output-spaces", "MNI152NLin2009aSym:res-2")
+PREPARE = ("--sloppy", "--stop-after", "preproc", "--output-spaces", "MNI152NLin2009aSym:res-2")
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,12 @@ def inner(folder):
     labels = truth(folder, "anat", "space-cestref_seg-tissue_dseg")
     brain = truth(folder, "cest", "space-cestref_desc-brain_mask") > 0
     return labels, brain
+
+
+def test_report_and_dataset_say_that_the_run_was_sloppy(folder, prepared):
+    assert "made with --sloppy" in next((folder / "out").glob("*.html")).read_text()
+    about = json.loads((folder / "out/dataset_description.json").read_text())
+    assert "--sloppy" in about["GeneratedBy"][0]["Description"]
 
 
 def test_output_is_valid_and_nothing_is_left_half_written(folder, prepared):
@@ -154,7 +160,7 @@ def test_a_segmented_anatomy_gives_brain_and_tissues(folder, prepared):
     (anatomy / "dataset_description.json").write_text(description)
     for name, data in parts.items():
         write_volume(anatomy, f"sub-01/anat/sub-01_{name}", data.astype(np.float32), placed, {})
-    given = ("--derivatives", f"anat={anatomy}", "--stop-after", "preproc")
+    given = ("--derivatives", f"anat={anatomy}", "--stop-after", "preproc", "--sloppy")
     done = run(folder, "with_anatomy", *given, "--assume-nominal", "B0", "B1")
     assert done.returncode == 0, done.stderr
     found = load(folder / "with_anatomy", "cest", "space-cestref_desc-brain_mask") > 0

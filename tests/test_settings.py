@@ -33,7 +33,7 @@ EVERYTHING = (
     "--noise-sd", "mt=12.5", "3", "--no-propagate", "--no-motion", "--stop-after", "preproc",
     "--method-option", "steps=9", "paper=true",
     "--mode", "transfer+refine", "--checkpoint", "networks",
-    "--output-spaces", "MNI152NLin2009aSym:res-2",
+    "--output-spaces", "MNI152NLin2009aSym:res-2", "--sloppy",
 )  # fmt: skip
 
 

@@ -92,10 +92,14 @@ class Sink:
         return path.as_uri()
 
 
-def write_dataset(out_dir: Path, links: Mapping[str, Path]) -> None:
+#: What the description of a dataset says once a run with ``--sloppy`` wrote into it.
+_SLOPPY = "with --sloppy, for trials only: registrations and training were cut short in a session"
+
+
+def write_dataset(out_dir: Path, links: Mapping[str, Path], *, sloppy: bool = False) -> None:
     """``dataset_description.json`` and ``.bidsignore``, before anything else is written.
 
-    Links of earlier runs into the same folder are kept.
+    Links of earlier runs into the same folder are kept, and that one of them was sloppy.
 
     Raises
     ------
@@ -104,7 +108,7 @@ def write_dataset(out_dir: Path, links: Mapping[str, Path]) -> None:
     """
     path = out_dir / "dataset_description.json"
     uris = {name: p.resolve().as_uri() for name, p in links.items()}
-    earlier = _earlier_links(path)
+    earlier, was_sloppy = _earlier(path)
     for name in uris.keys() & earlier.keys():
         if earlier[name] != uris[name]:
             raise UsageError(
@@ -117,11 +121,12 @@ def write_dataset(out_dir: Path, links: Mapping[str, Path]) -> None:
     uris = earlier | uris
     sources = [{"URL": uri} for uri in uris.values()]
     links_of = {"SourceDatasets": sources, "DatasetLinks": uris}
-    write_description(out_dir, "cestprep derivatives", "derivative", "cestprep", **links_of)
+    how = _SLOPPY if sloppy or was_sloppy else None
+    write_description(out_dir, "cestprep derivatives", "derivative", "cestprep", how, **links_of)
 
 
-def _earlier_links(path: Path) -> dict[str, str]:
-    """Links in an existing description by this program."""
+def _earlier(path: Path) -> tuple[dict[str, str], bool]:
+    """Links in an existing description by this program, and whether it says `_SLOPPY`."""
     if not path.exists():
         if path.parent.is_dir() and any(path.parent.iterdir()):
             raise UsageError(
@@ -131,18 +136,18 @@ def _earlier_links(path: Path) -> dict[str, str]:
                     "Choose a new or empty folder",
                 )
             )
-        return {}
+        return {}, False
     try:
         content = read_json(path)
-        names = [g.get("Name") for g in content.get("GeneratedBy", [])]
+        makers = {g.get("Name"): g.get("Description") for g in content.get("GeneratedBy", [])}
         links: dict[str, str] = dict(content.get("DatasetLinks", {}))
     except (InputError, AttributeError, TypeError, ValueError):
-        names, links = [], {}
-    if "cestprep" not in names:
+        makers, links = {}, {}
+    if "cestprep" not in makers:
         raise UsageError(
             Fault(path, "the output folder was not made by cestprep", "Choose another folder")
         )
-    return links
+    return links, makers["cestprep"] == _SLOPPY
 
 
 @dataclass(frozen=True)

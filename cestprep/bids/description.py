@@ -14,7 +14,12 @@ BIDS_VERSION = "1.11.0"
 
 
 def write_description(
-    root: Path, name: str, kind: Literal["raw", "derivative"], maker: str, **more: Any
+    root: Path,
+    name: str,
+    kind: Literal["raw", "derivative"],
+    maker: str,
+    how: str | None = None,
+    **more: Any,
 ) -> list[Path]:
     """Say what a dataset is and hide from the released standard what it does not know.
 
@@ -25,6 +30,8 @@ def write_description(
     kind : {"raw", "derivative"}
     maker : str
         Program that wrote it.
+    how : str, optional
+        What is to be known of how.
     **more
         Further fields.
 
@@ -33,11 +40,12 @@ def write_description(
     list of Path
         Of the two files.
     """
+    described = {} if how is None else {"Description": how}
     about = {
         "Name": name,
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": kind,
-        "GeneratedBy": [{"Name": maker, "Version": __version__}],
+        "GeneratedBy": [{"Name": maker, "Version": __version__, **described}],
         **more,
     }
     ignored = RAW_BIDSIGNORE if kind == "raw" else DERIVATIVE_BIDSIGNORE

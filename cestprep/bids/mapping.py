@@ -11,6 +11,7 @@ import numpy as np
 from cestprep.bids.scans import Scan, scan_affine, scan_data
 from cestprep.bids.spec import ANGLES, SATURATION_RECOVERY
 from cestprep.imaging.grid import Grid
+from cestprep.imaging.registration import Effort
 from cestprep.imaging.tissue import head_of
 from cestprep.imaging.uncertainty import FIELD_VOXELS, TISSUE_VOXELS, place_sd
 from cestprep.imaging.wasabi import Wasabi, fit_moving, fit_still
@@ -109,7 +110,7 @@ def fit_fields(
     mask: nib.Nifti1Image,
     relaxation: Sequence[np.ndarray | None],
     progress: Progress,
-    moves: bool,
+    effort: Effort | None,
 ) -> dict[str, Any]:
     """B0 (ppm) and B1 (relative) with SDs as volumes, ``transforms``, and a ``record``.
 
@@ -124,8 +125,8 @@ def fit_fields(
     relaxation : sequence of ndarray or None
         T1, its SD, T2, its SD in s, as volumes.
     progress : Progress
-    moves : bool
-        Whether the head may have moved within the scan.
+    effort : Effort or None
+        None: the head lay still within the scan.
     """
     assert scan.protocol is not None
     wasabi = Wasabi(scan_data(scan), scan_affine(scan), scan.protocol, scan.anchor)
@@ -140,8 +141,8 @@ def fit_fields(
         if sd is not None:
             covariance[i, i] = sd[inside] ** 2
     record: dict[str, Any]
-    if moves:
-        fit = fit_moving(wasabi, start, grid, inside, (known, covariance), progress)
+    if effort is not None:
+        fit = fit_moving(wasabi, start, grid, inside, (known, covariance), progress, effort)
         estimate, transforms = fit.estimate, fit.transforms
         record = {"NRMSEStill": fit.nrmse[0], "NRMSEMoving": fit.nrmse[1],
                   "MotionCorrected": fit.moved}  # fmt: skip

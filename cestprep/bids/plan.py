@@ -23,6 +23,7 @@ from cestprep.bids.session import Region, Series, SessionFiles, session_label
 from cestprep.bids.sidecars import source_entities
 from cestprep.bids.templates import Space
 from cestprep.errors import Fault, InputError
+from cestprep.imaging.registration import SLOPPY, THOROUGH, Effort
 from cestprep.inference.problem import InverseProblem
 from cestprep.inference.recipe import Recipe, Stage
 from cestprep.physics.solvers import unsuitable
@@ -93,7 +94,8 @@ class SessionPlan:
 
     Without ``propagate`` the maps' SDs are left out of ``auxiliary``, and what an earlier stage
     found counts as exact.  With a ``preparation`` series, maps, mask and regions may be files that
-    are made by it.  Maps are written in ``spaces`` too.
+    are made by it.  Maps are written in ``spaces`` too.  With ``sloppy`` registrations and training
+    are short.
     """
 
     subject: str
@@ -109,6 +111,12 @@ class SessionPlan:
     preparation: Preparation | None = None
     made: tuple[Path, ...] = ()
     spaces: tuple[Space, ...] = ()
+    sloppy: bool = False
+
+    @property
+    def effort(self) -> Effort:
+        """How hard registrations search."""
+        return SLOPPY if self.sloppy else THOROUGH
 
     @property
     def label(self) -> str:
@@ -182,6 +190,8 @@ class SessionPlan:
             lines.append("  uncertainty of maps and earlier stages left out (--no-propagate)")
         if self.spaces:
             lines.append(f"  maps also in: {', '.join(str(space) for space in self.spaces)}")
+        if self.sloppy:
+            lines.append("  registrations and training cut short (--sloppy): for trials only")
         if self.mask not in self.made:
             lines.append(f"  mask: {self.mask.name}")
         given = [r for r in self.regions if r.image not in self.made]
@@ -203,6 +213,7 @@ def plan_session(
     motion: bool = True,
     out_dir: Path | None = None,
     spaces: Sequence[Space] = (),
+    sloppy: bool = False,
     adapt: Callable[[InverseProblem], InverseProblem] | None = None,
 ) -> SessionPlan:
     """Match a session's files with a recipe.
@@ -211,7 +222,7 @@ def plan_session(
     ----------
     files : SessionFiles
     recipe : Recipe
-    assume_nominal, solver, noise_sd, propagate, motion
+    assume_nominal, solver, noise_sd, propagate, motion, sloppy
         As in `cestprep.settings.Settings`.
     out_dir : Path, optional
         Where what is made of raw scans goes; without it nothing is made, everything must be there.
@@ -285,6 +296,7 @@ def plan_session(
         unused,
         propagate,
         spaces=tuple(spaces),
+        sloppy=sloppy,
     )
     if preparation is None or out_dir is None:
         return plan

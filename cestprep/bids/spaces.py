@@ -61,7 +61,7 @@ def _displacement(
     source, inside = session.source_of("T1"), np.asarray(mask.dataobj) > 0
     assert source.image is not None
     t1_s = image_data(source.image) * source.to_si
-    field = normalize(t1_s, inside, mask.affine, template).displacement
+    field = normalize(t1_s, inside, mask.affine, template, session.effort).displacement
     kept = write_image(folder / "displacement.nii.gz", field, mask)
     write_warp(sink, session, kept, space.name)
     return field

@@ -276,6 +276,13 @@ def _add_estimation(group: Group, methods: Sequence[str]) -> None:
         "papers and gives intervals that are too narrow (default: --propagate)",
     )
     group.add_argument(
+        "--sloppy",
+        action=argparse.BooleanOptionalAction,
+        default=argparse.SUPPRESS,
+        help="for trials of a setup: registrations search briefly, networks train for a tenth of "
+        "their steps; the report and the dataset say so (default: --no-sloppy)",
+    )
+    group.add_argument(
         "--random-seed",
         type=seed,
         default=argparse.SUPPRESS,

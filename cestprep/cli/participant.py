@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     methods = _method_names()
     options = make_parser(methods).parse_args(arguments)
     try:
-        settings = settings_of(options, methods)
+        settings = _with_short_training(settings_of(options, methods))
         _start_log(settings.verbose)
         use_device(settings.device)
         planned = plan_run(settings)
@@ -110,6 +110,7 @@ def plan_run(settings: Settings) -> Planned:
                 motion=settings.motion,
                 out_dir=settings.out_dir,
                 spaces=spaces,
+                sloppy=settings.sloppy,
                 adapt=lambda problem: methods.adapted(settings.method, problem, options),
             )
             planned.plans.append(_with_networks(plan, settings))
@@ -131,6 +132,16 @@ def _method_options(settings: Settings) -> Any:
     if settings.checkpoint is not None:
         _check_reuse(settings)
     return checked_options(settings.method, settings.method_options)
+
+
+def _with_short_training(settings: Settings) -> Settings:
+    """Settings whose training is cut short where they are sloppy and train."""
+    if not settings.sloppy or settings.checkpoint is not None:
+        return settings
+    from cestprep.inference import methods
+
+    short = methods.shortened(settings.method, settings.method_options)
+    return replace(settings, method_options=short)
 
 
 def _check_reuse(settings: Settings) -> None:
@@ -238,7 +249,7 @@ def run(settings: Settings, planned: Planned, command: str) -> int:
     from cestprep.workflows.session import forget_report
 
     datasets = {"raw": settings.bids_dir, **settings.derivatives}
-    write_dataset(settings.out_dir, datasets)
+    write_dataset(settings.out_dir, datasets, sloppy=settings.sloppy)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:8]}"
     log_dir = settings.out_dir / "logs" / run_id
     write_text(log_dir / "cestprep.toml", settings.to_toml())

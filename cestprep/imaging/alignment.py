@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cestprep.imaging.registration import Options, register_rigid
+from cestprep.imaging.registration import THOROUGH, Effort, register_rigid
 from cestprep.imaging.transforms import angle_deg, displacement_mm, head_points
 
 #: Heads do not move farther between series of one session; what does is a failed registration.
 FARTHEST_MM, FARTHEST_DEG = 40.0, 25.0
-_BETWEEN = Options(levels=3, iterations=200)
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,7 @@ def align(
     reference: tuple[np.ndarray, np.ndarray],
     anchor: tuple[np.ndarray, np.ndarray],
     mask: np.ndarray,
+    effort: Effort = THOROUGH,
 ) -> Alignment:
     """Rigid transform of a series by its volume of full signal.
 
@@ -47,8 +47,9 @@ def align(
     reference, anchor : (ndarray (x, y, z), affine)
     mask : ndarray of bool
         The brain in the reference and some more.
+    effort : Effort, optional
     """
-    found = register_rigid(reference, anchor, mask, options=_BETWEEN)
+    found = register_rigid(reference, anchor, mask, options=effort.series)
     points = head_points(mask, reference[1])
     moved = float(displacement_mm(found, np.eye(4), points).mean())
     failed = moved > FARTHEST_MM or angle_deg(found) > FARTHEST_DEG

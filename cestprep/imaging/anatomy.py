@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from cestprep.imaging.grid import Grid
-from cestprep.imaging.registration import register_template
+from cestprep.imaging.registration import THOROUGH, Effort, register_template
 from cestprep.imaging.tissue import grown
 from cestprep.imaging.transforms import apply
 
@@ -60,7 +60,11 @@ class Normalized:
 
 
 def normalize(
-    t1_s: np.ndarray, rough: np.ndarray, affine: np.ndarray, template: Template
+    t1_s: np.ndarray,
+    rough: np.ndarray,
+    affine: np.ndarray,
+    template: Template,
+    effort: Effort = THOROUGH,
 ) -> Normalized:
     """Find the template in a map of T1; its brain, brought here, is this brain.
 
@@ -71,10 +75,13 @@ def normalize(
         Roughly the brain.
     affine : ndarray, shape (4, 4)
     template : Template
+    effort : Effort, optional
     """
     plausible = rough & (t1_s > _T1_S[0]) & (t1_s < _T1_S[1])
     rate = np.where(plausible, 1 / np.where(plausible, t1_s, 1.0), 0.0)
-    field = register_template((rate, affine), (template.rate, template.affine), grown(rough))
+    field = register_template(
+        (rate, affine), (template.rate, template.affine), grown(rough), options=effort.template
+    )
     there = Grid(rough.shape, affine).points + field.reshape(-1, 3).T
 
     def brought(volume: np.ndarray) -> np.ndarray:

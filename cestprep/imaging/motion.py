@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cestprep.imaging.grid import Grid
-from cestprep.imaging.registration import NEAR, Options, register_rigid
+from cestprep.imaging.registration import THOROUGH, Effort, register_rigid
 from cestprep.imaging.resampling import resample
 from cestprep.imaging.transforms import angle_deg, between, displacement_mm, head_points
 from cestprep.inference.chunks import Progress
@@ -43,7 +43,7 @@ def estimate_motion(
     affine: np.ndarray,
     mask: np.ndarray,
     reference: int = 0,
-    options: Options | None = None,
+    effort: Effort = THOROUGH,
     progress: Progress | None = None,
 ) -> Motion:
     """Rigid motion of every volume of a series.
@@ -61,7 +61,7 @@ def estimate_motion(
         The brain in the reference volume and some more.
     reference : int
         Volume to which all are aligned.
-    options : Options, optional
+    effort : Effort, optional
     progress : Progress, optional
     """
     n = volumes.shape[3]
@@ -73,7 +73,7 @@ def estimate_motion(
     for done, i in enumerate(order[1:], start=1):
         near = min(found, key=lambda j, i=i: (abs(j - i), j))  # type: ignore[misc]
         mean = (total / done).astype(np.float32), affine
-        found[i] = register_rigid(mean, (volumes[..., i], affine), mask, found[near], options)
+        found[i] = register_rigid(mean, (volumes[..., i], affine), mask, found[near], effort.volume)
         if not _apart(found[i], found[near], points):
             total += resample(volumes[..., i], affine, grid, [found[i]], "linear")
         else:
@@ -84,7 +84,7 @@ def estimate_motion(
     gate_mm = GATE_VOXELS * float(np.linalg.norm(affine[:3, :3], axis=0).max())
     base = volumes[..., reference], affine
     for done, i in enumerate(order[1:], start=1):
-        fine = register_rigid(base, (volumes[..., i], affine), mask, found[i], NEAR)
+        fine = register_rigid(base, (volumes[..., i], affine), mask, found[i], effort.near)
         gated[i] = displacement_mm(fine, found[i], points).mean() >= gate_mm
         if not gated[i]:
             found[i] = fine

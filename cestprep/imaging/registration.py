@@ -42,11 +42,42 @@ class Options:
     seed: int = 121212
 
 
+@dataclass(frozen=True)
+class Effort:
+    """How hard to search for what.
+
+    Attributes
+    ----------
+    volume : Options
+        Place of a volume within its series.
+    near : Options
+        The same from a start that is nearly right.
+    series : Options
+        Place of a series.
+    template : Options
+        Another head.
+    rounds : int
+        Fits of WASABI, each followed by a registration of all volumes to what it says.
+    """
+
+    volume: Options = Options()
+    near: Options = Options(levels=1, samples=8192, bins=64, cubic=True)
+    series: Options = Options(levels=3, iterations=200)
+    template: Options = Options(levels=3, iterations=300, samples=4096)
+    rounds: int = 2
+
+
+THOROUGH = Effort()
+#: For trials of the whole pipeline: a few times quicker, less exact.
+SLOPPY = Effort(
+    volume=Options(iterations=60),
+    near=Options(levels=1, iterations=50, samples=4096, cubic=True),
+    series=Options(levels=3, iterations=80),
+    template=Options(levels=3, iterations=80, samples=2048),
+    rounds=1,
+)
+
 _FEWEST_SAMPLES = 1024
-#: From a start that is nearly right.
-NEAR = Options(levels=1, samples=8192, bins=64, cubic=True)
-#: Another head.
-TEMPLATE = Options(levels=3, iterations=300, samples=4096)
 
 
 def register_rigid(
@@ -54,7 +85,7 @@ def register_rigid(
     moving: tuple[np.ndarray, np.ndarray],
     mask: np.ndarray | None = None,
     start: np.ndarray | None = None,
-    options: Options | None = None,
+    options: Options = THOROUGH.volume,
 ) -> np.ndarray:
     """Rigid transform from points of the fixed to points of the moving image.
 
@@ -72,7 +103,7 @@ def register_rigid(
     ndarray, shape (4, 4)
         In mm, RAS.
     """
-    parameters = _map(options or Options(), "EulerTransform", _compared(fixed, mask))
+    parameters = _map(options, "EulerTransform", _compared(fixed, mask))
     initial = np.eye(4) if start is None else start
     method = _run(fixed, moving, mask, [parameters], initial)
     found = method.GetTransformParameterObject()
@@ -87,7 +118,7 @@ def register_template(
     mask: np.ndarray | None = None,
     start: np.ndarray | None = None,
     spacing_mm: float = 20.0,
-    options: Options | None = None,
+    options: Options = THOROUGH.template,
 ) -> np.ndarray:
     """Affine, then B-spline registration of a template, by Mattes' MI.
 
@@ -111,10 +142,10 @@ def register_template(
     """
     import itk
 
-    chosen, voxels = options or TEMPLATE, _compared(fixed, mask)
-    spline = _map(chosen, "BSplineTransform", voxels)
+    voxels = _compared(fixed, mask)
+    spline = _map(options, "BSplineTransform", voxels)
     spline["FinalGridSpacingInPhysicalUnits"] = [str(spacing_mm)]
-    maps = [_map(chosen, "AffineTransform", voxels), spline]
+    maps = [_map(options, "AffineTransform", voxels), spline]
     method = _run(fixed, template, mask, maps, np.eye(4) if start is None else start)
     moving = _image(*template, np.float32)
     mover = itk.TransformixFilter[type(moving)].New(moving)

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from cestprep.imaging.grid import Grid
-from cestprep.imaging.registration import NEAR, register_rigid
+from cestprep.imaging.registration import THOROUGH, Effort, register_rigid
 from cestprep.imaging.resampling import resample_series
 from cestprep.imaging.transforms import displacement_mm, head_points
 from cestprep.inference.chunks import Progress, phase
@@ -24,8 +24,6 @@ from cestprep.inference.problem import Observation
 from cestprep.physics.protocol import Protocol
 from cestprep.resources import computing_cores
 
-#: Fits, each followed by a registration of all volumes to what it says.
-_ROUNDS = 2
 #: A volume that a registration moves farther (mean over the brain, mm) stays where it was.
 _FARTHEST_MM = 8.0
 #: Volumes count as aligned better if the residual falls by this share at least.
@@ -80,6 +78,7 @@ def fit_moving(
     mask: np.ndarray,
     relaxation: tuple[np.ndarray, np.ndarray],
     progress: Progress | None = None,
+    effort: Effort = THOROUGH,
 ) -> WasabiFit:
     """B0 and B1 of a head that moved during the scan.
 
@@ -94,15 +93,16 @@ def fit_moving(
     relaxation : (ndarray (2, V), ndarray (2, 2, V))
         T1 and T2 (s) of the voxels of the mask, and their covariance.
     progress : Progress, optional
+    effort : Effort, optional
     """
     n = wasabi.volumes.shape[3]
     still = np.broadcast_to(start, (n, 4, 4))
     first = fit_still(wasabi, still, grid, mask, relaxation, phase(progress, "WASABI"))
     transforms, estimate = still, first
-    for number in range(_ROUNDS):
-        part = phase(progress, f"WASABI motion, round {number + 1} of {_ROUNDS}", "volumes")
-        transforms = _registered(wasabi, transforms, grid, mask, estimate, part)
-        part = phase(progress, f"WASABI, fit {number + 2} of {_ROUNDS + 1}")
+    for number in range(effort.rounds):
+        part = phase(progress, f"WASABI motion, round {number + 1} of {effort.rounds}", "volumes")
+        transforms = _registered(wasabi, transforms, grid, mask, estimate, effort, part)
+        part = phase(progress, f"WASABI, fit {number + 2} of {effort.rounds + 1}")
         estimate = fit_still(wasabi, transforms, grid, mask, relaxation, part)
     nrmse = _level(first), _level(estimate)
     moved = nrmse[1] < (1 - _BETTER) * nrmse[0]
@@ -146,6 +146,7 @@ def _registered(
     grid: Grid,
     mask: np.ndarray,
     estimate: Estimate,
+    effort: Effort,
     progress: Progress | None,
 ) -> np.ndarray:
     """Transforms of the volumes to what the fields say of each, as a whole tied to the anchor."""
@@ -154,7 +155,7 @@ def _registered(
 
     def place(i: int) -> np.ndarray:
         fixed, moving = (synthetic[..., i], grid.affine), (wasabi.volumes[..., i], wasabi.affine)
-        matrix = register_rigid(fixed, moving, mask, transforms[i], NEAR)
+        matrix = register_rigid(fixed, moving, mask, transforms[i], effort.near)
         near = displacement_mm(matrix, transforms[i], points).mean() < _FARTHEST_MM
         return matrix if near else transforms[i]
 

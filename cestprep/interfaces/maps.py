@@ -72,7 +72,7 @@ class FitFieldsInputSpec(AgainstReferenceInputSpec):
     t2 = File(exists=True, mandatory=True, desc="T2 in s")
     t2_sd = File(exists=True, desc="its SD")
     mask = File(exists=True, mandatory=True, desc="voxels to fit")
-    moves = traits.Bool(True, usedefault=True, desc="whether the head may have moved")
+    effort = traits.Any(desc="cestprep.imaging.registration.Effort; None: the head lay still")
 
 
 class FitFieldsOutputSpec(TraitedSpec):
@@ -112,7 +112,7 @@ class FitFields(SimpleInterface):
             reference,
             relaxation,
             ProgressLine("B0 and B1"),
-            asked.moves,
+            asked.effort,
         )
         folder = Path(runtime.cwd)
         path = folder / "motion.npz"
@@ -128,6 +128,7 @@ class FindBrainInputSpec(BaseInterfaceInputSpec):
     t1 = File(exists=True, mandatory=True, desc="T1 in s")
     anchor = File(exists=True, mandatory=True, desc="series whose first unsaturated volume shows")
     volume = traits.Int(0, usedefault=True, desc="that volume")
+    effort = traits.Any(mandatory=True, desc="cestprep.imaging.registration.Effort")
 
 
 class FindBrainOutputSpec(TraitedSpec):
@@ -154,9 +155,8 @@ class FindBrain(SimpleInterface):
 
         like = load_image(self.inputs.t1)
         shown = image_data(self.inputs.anchor)[..., self.inputs.volume]
-        found = normalize(
-            image_data(self.inputs.t1), rough_brain(shown), like.affine, brain_template()
-        )
+        t1, rough = image_data(self.inputs.t1), rough_brain(shown)
+        found = normalize(t1, rough, like.affine, brain_template(), self.inputs.effort)
         volumes = {
             "brain": found.brain.astype(np.uint8),
             "priors": np.moveaxis(found.priors, 0, -1).astype(np.float32),

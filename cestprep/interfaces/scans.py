@@ -25,6 +25,12 @@ class ScanInputSpec(BaseInterfaceInputSpec):
     )
 
 
+class MotionInputSpec(ScanInputSpec):
+    """Inputs of `FindMotion`."""
+
+    effort = traits.Any(mandatory=True, desc="cestprep.imaging.registration.Effort")
+
+
 class AgainstReferenceInputSpec(ScanInputSpec):
     """A scan and the reference."""
 
@@ -40,7 +46,7 @@ class MotionOutputSpec(TraitedSpec):
 class FindMotion(SimpleInterface):
     """Rigid motion of every volume of a scan from its anchor."""
 
-    input_spec = ScanInputSpec
+    input_spec = MotionInputSpec
     output_spec = MotionOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
@@ -55,11 +61,15 @@ class FindMotion(SimpleInterface):
         data, affine = scan_data(scan), scan_affine(scan)
         head = head_of(data[..., scan.anchor])
         line = ProgressLine(scan.name).phase("motion", "volumes")
-        found = estimate_motion(data, affine, head, scan.anchor, progress=line)
+        found = estimate_motion(data, affine, head, scan.anchor, self.inputs.effort, line)
         path = Path(runtime.cwd) / "motion.npz"
         np.savez(path, transforms=found.transforms, gated=found.gated, lost=found.lost)
         self._results["motion"] = str(path)
         return runtime
+
+
+class RegisterInputSpec(AgainstReferenceInputSpec, MotionInputSpec):
+    """Inputs of `RegisterScan`."""
 
 
 class RegisterOutputSpec(TraitedSpec):
@@ -71,7 +81,7 @@ class RegisterOutputSpec(TraitedSpec):
 class RegisterScan(SimpleInterface):
     """Place of a scan, by its anchor, seen from the reference."""
 
-    input_spec = AgainstReferenceInputSpec
+    input_spec = RegisterInputSpec
     output_spec = RegisterOutputSpec
 
     def _run_interface(self, runtime: Any) -> Any:
@@ -84,9 +94,8 @@ class RegisterScan(SimpleInterface):
         scan, reference = self.inputs.scan, self.inputs.reference
         fixed = scan_data(reference)[..., reference.anchor]
         anchor = scan_data(scan)[..., scan.anchor]
-        found = align(
-            (fixed, scan_affine(reference)), (anchor, scan_affine(scan)), head_of(fixed)
-        )
+        images = (fixed, scan_affine(reference)), (anchor, scan_affine(scan))
+        found = align(*images, head_of(fixed), self.inputs.effort)
         path = Path(runtime.cwd) / "alignment.npz"
         np.savez(path, matrix=found.matrix, moved_mm=found.moved_mm, failed=found.failed)
         self._results["alignment"] = str(path)

@@ -13,6 +13,7 @@ from cestprep.bids.preparation import Preparation
 from cestprep.bids.scans import Scan
 from cestprep.bids.spec import WASABI
 from cestprep.engine.nodes import SafeNode
+from cestprep.imaging.registration import Effort
 from cestprep.interfaces.maps import BringAnatomy, FindBrain, FitFields, MapScan, SegmentTissues
 from cestprep.interfaces.prepared import SaveAnatomy, SaveMap, SaveScan
 from cestprep.interfaces.scans import BringScan, FindMotion, RegisterScan
@@ -22,7 +23,9 @@ from cestprep.workflows.joining import join
 SCAN_MEMORY_GB = 1.5
 
 
-def init_scan_wf(scan: Scan, preparation: Preparation, shared: Mapping[str, Any]) -> pe.Workflow:
+def init_scan_wf(
+    scan: Scan, preparation: Preparation, effort: Effort, shared: Mapping[str, Any]
+) -> pe.Workflow:
     """Graph of a scan: motion within it, its place, one resampling, and files of these.
 
     Outputs of ``outputnode``: ``series``, ``record``, ``out_files``.
@@ -36,7 +39,7 @@ def init_scan_wf(scan: Scan, preparation: Preparation, shared: Mapping[str, Any]
     workflow.connect(save, "out_files", outputs, "out_files")
     moves = scan in preparation.moving
     if moves and scan != reference:
-        place = _node(RegisterScan(**given, reference=reference), "register")
+        place = _node(RegisterScan(**given, reference=reference, effort=effort), "register")
         workflow.connect(place, "alignment", save, "alignment")
     bring = _node(BringScan(**given, reference=reference), "bring")
     for name in ("series", "record"):
@@ -45,7 +48,7 @@ def init_scan_wf(scan: Scan, preparation: Preparation, shared: Mapping[str, Any]
     if moves and scan != reference:
         workflow.connect(place, "alignment", bring, "alignment")
     if moves and not scan.banded:
-        motion = _node(FindMotion(**given), "motion")
+        motion = _node(FindMotion(**given, effort=effort), "motion")
         workflow.connect(motion, "motion", bring, "motion")
         workflow.connect(motion, "motion", save, "motion")
     return workflow
@@ -56,7 +59,11 @@ def _node(interface: Any, name: str) -> pe.Node:
 
 
 def init_fields_wf(
-    scan: Scan, quantities: Sequence[str], preparation: Preparation, shared: Mapping[str, Any]
+    scan: Scan,
+    quantities: Sequence[str],
+    preparation: Preparation,
+    effort: Effort,
+    shared: Mapping[str, Any],
 ) -> pe.Workflow:
     """Graph of B0 and B1 by WASABI, which is fitted where it was measured, volume by volume."""
     workflow = pe.Workflow(name="fields")
@@ -68,11 +75,11 @@ def init_fields_wf(
         "in_files": [str(p) for p in (*scan.images, *reference.images)],
         "reference": reference,
     }
-    fit = _node(FitFields(**given, moves=moves), "fit")
+    fit = _node(FitFields(**given, effort=effort if moves else None), "fit")
     workflow.connect([(inputs, fit, [(n, n) for n in names])])
     saved = []
     if moves:
-        place = _node(RegisterScan(**given), "register")
+        place = _node(RegisterScan(**given, effort=effort), "register")
         motion = SafeNode(SaveScan(**shared, scan=scan), name="save_scan")
         workflow.connect([
             (place, fit, [("alignment", "alignment")]),
@@ -96,7 +103,7 @@ def init_anatomy_wf(plan: SessionPlan, shared: Mapping[str, Any]) -> pe.Workflow
     workflow = pe.Workflow(name="anatomy")
     inputs = pe.Node(IdentityInterface(["t1", "series"]), name="inputnode")
     outputs = pe.Node(IdentityInterface(["mask", "out_files"]), name="outputnode")
-    brain = _node(FindBrain(volume=plan.stages[0].reference_volume), "brain")
+    brain = _node(FindBrain(volume=plan.stages[0].reference_volume, effort=plan.effort), "brain")
     tissues = _node(SegmentTissues(), "tissues")
     save = SafeNode(SaveAnatomy(**shared), name="save")
     workflow.connect([
@@ -129,7 +136,7 @@ def init_given_anatomy_wf(plan: SessionPlan, shared: Mapping[str, Any]) -> pe.Wo
     }
     workflow = pe.Workflow(name="anatomy")
     outputs = pe.Node(IdentityInterface(["mask", "out_files"]), name="outputnode")
-    place = _node(RegisterScan(**given), "register")
+    place = _node(RegisterScan(**given, effort=plan.effort), "register")
     tissues = [str(p) for p in files.tissues]
     bring = _node(BringAnatomy(**given, mask=str(files.mask), tissues=tissues), "bring")
     save_place = SafeNode(SaveScan(**shared, scan=scan), name="save_scan")
@@ -157,7 +164,7 @@ def init_preparation_wf(plan: SessionPlan, shared: Mapping[str, Any]) -> pe.Work
     assert preparation is not None
     workflow = pe.Workflow(name="preparation")
     scans = {
-        scan.name: init_scan_wf(scan, preparation, shared)
+        scan.name: init_scan_wf(scan, preparation, plan.effort, shared)
         for scan in (*preparation.series, *preparation.scans)
         if scan.name != WASABI
     }
@@ -187,7 +194,8 @@ def init_preparation_wf(plan: SessionPlan, shared: Mapping[str, Any]) -> pe.Work
         ends.append((save, "out_files"))
     both = [q for q, name in preparation.maps.items() if name == WASABI]
     if both:
-        fields = init_fields_wf(preparation.scan_of(both[0]), both, preparation, shared)
+        wasabi = preparation.scan_of(both[0])
+        fields = init_fields_wf(wasabi, both, preparation, plan.effort, shared)
         for quantity in ("T1", "T2"):
             name = quantity.lower()
             wanted = [("value", name), ("sd", f"{name}_sd")][: 1 + plan.propagate]

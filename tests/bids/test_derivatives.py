@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import sessions
 
-from cestprep.bids.derivatives import Sink, levels, stage_fields
+from cestprep.bids.derivatives import Sink, levels, stage_fields, write_dataset
 from cestprep.bids.observe import Record
 from cestprep.inference.estimate import LEVELS, Validity
 from cestprep.inference.noise import RESIDUAL
@@ -23,6 +25,21 @@ def fields(root, stage, source=RESIDUAL, **options):
     sink = Sink(root / "out", {"raw": root}, "voxelwise")
     record = Record(source, None if source == RESIDUAL else 12.5, 13.5, {})
     return stage_fields(sink, planned, planned.stage(stage), {"reduced": 1}, record, "fit")
+
+
+def test_a_dataset_keeps_saying_that_a_sloppy_run_wrote_into_it(tmp_path):
+    links = {"raw": tmp_path / "raw"}
+
+    def says(sloppy):
+        write_dataset(tmp_path / "out", links, sloppy=sloppy)
+        (maker,) = json.loads((tmp_path / "out/dataset_description.json").read_text())[
+            "GeneratedBy"
+        ]
+        return maker.get("Description", "")
+
+    assert says(False) == ""
+    assert "--sloppy" in says(True)
+    assert "--sloppy" in says(False)
 
 
 def test_propagated_uncertainty_is_listed(dataset):

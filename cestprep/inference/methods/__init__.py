@@ -79,6 +79,25 @@ def paper_options(name: str) -> frozenset[str]:
     return found
 
 
+def shortened(name: str, given: Mapping[str, str]) -> dict[str, str]:
+    """Option texts of a method that trains for a tenth of its steps, unless told how long."""
+    method = load(name)
+    if not hasattr(method, "learn"):
+        return dict(given)
+    usual = method.Options()
+    some = paper_options(name) if given.get("paper") == "true" else None
+    counts = {
+        key: str(getattr(usual, key) // 10)
+        for key in _STEPS
+        if hasattr(usual, key) and (some is None or key in some)
+    }
+    return counts | dict(given)
+
+
+#: Options that say how long a method trains.
+_STEPS = ("steps", "own_steps")
+
+
 def adapted(name: str, problem: InverseProblem, options: Any) -> InverseProblem:
     """The problem a method solves in place of a recipe's, by its options.
 
