@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import heads
 import numpy as np
 import pytest
 
 from cestprep.imaging import alignment, wasabi
+from cestprep.imaging.registration import THOROUGH
 from cestprep.imaging.series import bring
 from cestprep.imaging.tissue import head_of
 from cestprep.imaging.transforms import displacement_mm, grid_points
@@ -16,20 +19,20 @@ from cestprep.phantom.protocols import wasabi_protocol
 from cestprep.physics import simulate
 from cestprep.physics.pools import PoolModel
 
-SNR, FREQUENCY = 100, 123.25
+SNR, FREQUENCY, VOXEL_MM = 100, 123.25, 4.5
 
 
 @pytest.fixture(scope="module")
 def moved():
     """Volumes of a head that moved, poses relative to the first, the brain there, its T1 and T2."""
-    rng, where = np.random.default_rng(5), heads.grid(3.5)
+    rng, where = np.random.default_rng(5), heads.grid(VOXEL_MM)
     protocol = wasabi_protocol(FREQUENCY)
 
     def signal_of(p):
         named = {k: np.asarray(p[k], np.float32) for k in PoolModel(()).parameter_names}
         return np.asarray(simulate.signal(protocol, PoolModel(()), named))
 
-    series = scan.make_series(scan.blur(heads.subject(0), [3.5] * 3), signal_of)
+    series = scan.make_series(scan.blur(heads.subject(0), [VOXEL_MM] * 3), signal_of)
     start = between_series(rng)
     poses = series_poses(protocol.n_volumes, start, (3.0, 3.0), rng)
     clean = [series.volume(i, where, p) for i, p in enumerate(poses)]
@@ -70,17 +73,17 @@ def test_registration_that_does_not_lower_the_residual_is_turned_down(moved, mon
     series = wasabi.Wasabi(steady, where.affine, protocol, 0)
     relaxation = known[:, chosen], np.zeros((2, 2, chosen.sum()), np.float32)
     off = np.stack([pose((0, 0, 0), (0, 2.0 * (i % 2), 0)) for i in range(len(true))])
-    monkeypatch.setattr(wasabi, "_ROUNDS", 1)
     monkeypatch.setattr(wasabi, "_registered", lambda *_: off)
-    fit = wasabi.fit_moving(series, np.eye(4), where, some, relaxation)
+    once = replace(THOROUGH, rounds=1)
+    fit = wasabi.fit_moving(series, np.eye(4), where, some, relaxation, effort=once)
     assert not fit.moved
     assert fit.nrmse[1] > fit.nrmse[0]
     np.testing.assert_array_equal(fit.transforms, np.broadcast_to(np.eye(4), true.shape))
 
 
 def test_a_series_is_found_by_its_anchor():
-    rng, where = np.random.default_rng(6), heads.grid(3.5)
-    series = heads.recovery(0, [10.0, 2.0], 3.5)
+    rng, where = np.random.default_rng(6), heads.grid(VOXEL_MM)
+    series = heads.recovery(0, [10.0, 2.0], VOXEL_MM)
     there = between_series(rng)
     first = scan.noisy(series.volume(0, where, np.eye(4)), 1 / SNR, rng)
     second = scan.noisy(series.volume(0, where, there), 1 / SNR, rng)
@@ -92,8 +95,8 @@ def test_a_series_is_found_by_its_anchor():
 
 
 def test_a_place_beyond_belief_is_not_used(monkeypatch):
-    where = heads.grid(3.5)
-    image = heads.recovery(0, [10.0], 3.5).volume(0, where, np.eye(4))
+    where = heads.grid(VOXEL_MM)
+    image = heads.recovery(0, [10.0], VOXEL_MM).volume(0, where, np.eye(4))
     far = pose((0, 0, 60), (50, 0, 0))
     monkeypatch.setattr(alignment, "register_rigid", lambda *_, **__: far)
     found = alignment.align((image, where.affine), (image, where.affine), head_of(image))
