@@ -11,6 +11,7 @@ import numpy as np
 from cestprep.bids.auxiliary import PLAUSIBLE, UNITS, AuxiliarySource, usable_auxiliary
 from cestprep.bids.files import grid_difference, image_data, load_image, same_grid
 from cestprep.bids.regions import check_region
+from cestprep.bids.scans import Scan
 from cestprep.bids.session import Region, Series
 from cestprep.errors import Fault, InputError
 
@@ -113,27 +114,45 @@ def _check_series(series: Series, rows: int, mask: np.ndarray | None) -> list[Fa
                 "Give one row per volume",
             )
         ]
-    inside = data[data.any(axis=3) if mask is None else mask]
-    faults = []
-    if not np.isfinite(inside).all():
-        bad = ", ".join(str(v + 1) for v in np.flatnonzero(~np.isfinite(inside).all(axis=0)))
-        faults.append(
-            Fault(path, f"holds NaN or infinite values in volumes {bad}", "Reconstruct the series")
-        )
-    elif (inside < 0).any():
-        faults.append(
-            Fault(path, "holds negative values in the mask", "Supply magnitude images, not phase")
-        )
-    elif not inside.any():
-        faults.append(Fault(path, "is zero everywhere in the mask", "Check series and mask"))
-    elif not inside.any(axis=0).all():
-        empty = ", ".join(str(v + 1) for v in np.flatnonzero(~inside.any(axis=0)))
-        faults.append(
-            Fault(
-                path, f"volumes {empty} are zero everywhere in the mask", "Reconstruct the series"
-            )
-        )
-    return faults
+    if mask is None:
+        return _check_signal(path, data, "")
+    return _check_signal(path, data[mask], " in the mask")
+
+
+def check_scan(scan: Scan) -> list[Fault]:
+    """Images of a scan that maps are made from: one grid, and signal in every volume."""
+    images = [load_image(path) for path in scan.images]
+    for path, image in zip(scan.images[1:], images[1:], strict=True):
+        if not same_grid(image, images[0]):
+            what = f"is not on the grid of {scan.images[0].name}"
+            return [Fault(path, f"{what}: {grid_difference(image, images[0])}",
+                          "Images of one scan must have the same voxels")]  # fmt: skip
+    return [
+        fault
+        for path, image in zip(scan.images, images, strict=True)
+        for fault in _check_signal(path, image.get_fdata(dtype=np.float32), "")
+    ]
+
+
+def _check_signal(path: Path, data: np.ndarray, where: str) -> list[Fault]:
+    """Magnitudes, volumes last where there are several: finite, none negative or all zero."""
+    rows = data.reshape(-1, data.shape[-1] if data.ndim in (2, 4) else 1)
+    again = "Reconstruct the series"
+
+    def named(bad: np.ndarray) -> str:
+        return f"volumes {', '.join(str(v + 1) for v in np.flatnonzero(bad))}"
+
+    finite: np.ndarray = np.isfinite(rows).all(axis=0)
+    seen: np.ndarray = rows.any(axis=0)
+    if not finite.all():
+        return [Fault(path, f"holds NaN or infinite values in {named(~finite)}", again)]
+    if (rows < 0).any():
+        return [Fault(path, f"holds negative values{where}", "Supply magnitude images, not phase")]
+    if not seen.any():
+        return [Fault(path, f"is zero everywhere{where}", "Check it, and the mask if there is one")]
+    if not seen.all():
+        return [Fault(path, f"{named(~seen)} are zero everywhere{where}", again)]
+    return []
 
 
 def _check_sd(source: AuxiliarySource, mask: np.ndarray) -> list[Fault]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cestprep.bids.anatomy import AnatomyFiles
 from cestprep.bids.auxiliary import MADE_FROM, AuxiliarySource, written_unit
+from cestprep.bids.checks import check_scan
 from cestprep.bids.files import load_image
 from cestprep.bids.naming import auxiliary_path, derivative_path, mask_path
 from cestprep.bids.scans import WATER, Scan, angle_scan, field_scan, only, relaxation_scan
@@ -179,6 +180,7 @@ def plan_scans(
             maps.update(dict.fromkeys(wanted, ""))  # said already
             return
         if scan is not None:
+            faults.extend(check_scan(scan))
             scans.append(scan)
             maps.update(dict.fromkeys(wanted, scan.name))
 

@@ -227,6 +227,37 @@ def test_times_must_fit_the_volumes(dataset, times, said):
     assert any(said in line for line in faults(dataset))
 
 
+def spoil(path, change):
+    image = nib.load(path)
+    data = change(image.get_fdata(dtype=np.float32))
+    nib.save(nib.Nifti1Image(data.astype(np.float32), image.affine), path)
+
+
+def with_nan(data):
+    data[3, 3, 3, 4] = np.nan
+    return data
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "change", "said"),
+    [("anat", "SRT1", with_nan, "holds NaN or infinite values in volumes 5"),
+     ("anat", "T2PREP", lambda d: -d, "holds negative values"),
+     ("fmap", "WASABI", lambda d: 0 * d, "is zero everywhere"),
+     ("fmap", "WASABI", lambda d: d * (np.arange(25) != 2), "volumes 3 are zero")],
+)  # fmt: skip
+def test_scans_without_usable_signal_are_named(dataset, folder, name, change, said):
+    dataset.t1().t2().wasabi()
+    path = dataset.root / f"{STEM.format(folder, name)}.nii.gz"
+    spoil(path, change)
+    assert any(said in line and path.name in line for line in faults(dataset))
+
+
+def test_echoes_on_several_grids_are_refused(dataset):
+    dataset.t1().echoes().wasabi()
+    spoil(dataset.root / f"{STEM.format('anat', 'echo-3_MESE')}.nii.gz", lambda d: d[:-1])
+    assert any("echo-3" in line and "is not on the grid of" in line for line in faults(dataset))
+
+
 def test_angles_must_be_one_to_two(dataset):
     said = faults(dataset.t1().t2().wassr().angles(second=90))
     assert any("60 and 90 degrees" in line for line in said)
