@@ -142,8 +142,8 @@ def _check_signal(path: Path, data: np.ndarray, where: str) -> list[Fault]:
     def named(bad: np.ndarray) -> str:
         return f"volumes {', '.join(str(v + 1) for v in np.flatnonzero(bad))}"
 
-    finite: np.ndarray = np.isfinite(rows).all(axis=0)
-    seen: np.ndarray = rows.any(axis=0)
+    finite = np.isfinite(rows).all(axis=0)
+    seen = np.asarray(rows.any(axis=0))
     if not finite.all():
         return [Fault(path, f"holds NaN or infinite values in {named(~finite)}", again)]
     if (rows < 0).any():
