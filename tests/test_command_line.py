@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import sessions
 
@@ -35,7 +37,8 @@ def test_dry_run_writes_nothing(dataset, tmp_path, capsys):
     assert not (tmp_path / "work").exists()
 
 
-def test_sloppy_trains_for_a_tenth_unless_told_and_says_so(dataset, tmp_path, capsys):
+def test_sloppy_trains_for_a_tenth_unless_told_and_says_so(dataset, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
     given = [*base(dataset, tmp_path), "--sloppy", "--method", "psvae"]
     assert main(given) == 0
     out = capsys.readouterr().out
@@ -45,6 +48,7 @@ def test_sloppy_trains_for_a_tenth_unless_told_and_says_so(dataset, tmp_path, ca
     assert ", steps=80, paper=true, seed 0" in capsys.readouterr().out
     assert main([*base(dataset, tmp_path), "--sloppy", "--method", "grid"]) == 0
     assert "mode fit, seed 0" in capsys.readouterr().out
+    assert "--xla_backend_optimization_level=1" in os.environ.pop("XLA_FLAGS")
 
 
 @pytest.mark.parametrize("labels", [["01"], ["sub-01"], ["sub-01", "01"]])

@@ -280,7 +280,8 @@ def _add_estimation(group: Group, methods: Sequence[str]) -> None:
         action=argparse.BooleanOptionalAction,
         default=argparse.SUPPRESS,
         help="for trials of a setup: registrations search briefly, networks train for a tenth of "
-        "their steps; the report and the dataset say so (default: --no-sloppy)",
+        "their steps, programs are compiled in haste; the report and the dataset say so (default: "
+        "--no-sloppy)",
     )
     group.add_argument(
         "--random-seed",

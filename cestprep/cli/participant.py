@@ -17,6 +17,7 @@ from cestprep.cli.device import use_device, used_device
 from cestprep.cli.failures import internal_error, say_faults
 from cestprep.cli.parser import checked_options, make_parser, settings_of
 from cestprep.errors import Fault, InputError, UsageError
+from cestprep.resources import compile_quickly
 from cestprep.settings import ALL_STAGES, Settings
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = _with_short_training(settings_of(options, methods))
         _start_log(settings.verbose)
+        if settings.sloppy:
+            compile_quickly()
         use_device(settings.device)
         planned = plan_run(settings)
         if options.dry_run:
