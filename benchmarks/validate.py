@@ -195,7 +195,7 @@ _PREPARED = (
     ("*, brain", "Dice", ">=", 0.98),
     ("*, WM", "Dice", ">=", 0.94),
     ("*, GM", "Dice", ">=", 0.92),
-    ("*, template", "mean", "<=", 1.0),
+    ("*, template*", "mean", "<=", 1.0),
 )  # fmt: skip
 
 #: Sections in order.

@@ -22,15 +22,23 @@ from scipy.spatial.transform import Rotation
 from cestprep.bids.digital import (
     CENTRE_MM,
     FREQUENCY_MHZ,
+    SNR,
     Options,
     make_subject,
     write_session,
 )
-from cestprep.bids.spec import MOTION
+from cestprep.bids.mapping import map_scan
+from cestprep.bids.scans import Scan
+from cestprep.bids.spec import MOTION, SATURATION_RECOVERY
 from cestprep.data import load_recipe
+from cestprep.data.template import brain_template
+from cestprep.imaging.anatomy import normalize
+from cestprep.imaging.tissue import rough_brain
 from cestprep.imaging.transforms import LPS, displacement_mm, grid_points
 from cestprep.inference.recipe import Recipe
 from cestprep.phantom import scan
+from cestprep.phantom.protocols import RECOVERY_S
+from cestprep.physics import relaxometry
 
 STEM = "sub-01/ses-01/{}/sub-01_ses-01_{}"
 #: Name of each scan in files of the truth, and where its motion was written.
@@ -45,6 +53,8 @@ MAPS = {"T1": ("anat", "T1map"), "T2": ("anat", "T2map"), "B0": ("fmap", "fieldm
         "B1": ("fmap", "TB1map")}  # fmt: skip
 #: Errors beyond this (ppm) are those of a wrong minimum.
 WRONG_PPM = 0.1
+#: Smoothness of the difference from the template, beside the usual one.
+NARROW_MM = 25.0
 Row = dict[str, Any]
 
 
@@ -185,16 +195,40 @@ def template_row(raw: Path, out: Path, options: Options) -> Row:
     pose = np.array(json.loads(Path(f"{truth / name}.json").read_text())["HeadToScanner"])
     head = np.linalg.inv(pose)
     there = head[:3, :3] @ points + head[:3, 3:]
-    anatomy = subject.anatomy
-    true = np.stack([scan.sample(anatomy.to_template[..., i], anatomy.affine, there)
-                     for i in range(3)])  # fmt: skip
     (path,) = (out / STEM.format("anat", "")).parent.glob("*_to-cestref_*xfm.h5")
     warp = sitk.ReadTransform(str(path))
     lps = np.diag(LPS)[:3]
     moved = np.array([warp.TransformPoint((p * lps).tolist()) for p in points.T]).T * lps[:, None]
-    error = np.linalg.norm(moved - true, axis=0)
+    return _distances(moved, points, there, subject)
+
+
+def _distances(
+    found: np.ndarray, before: np.ndarray, points: np.ndarray, subject: scan.Subject
+) -> Row:
+    """Of found places in the template, and of those before, from the true ones of head points."""
+    anatomy = subject.anatomy
+    true = np.stack([scan.sample(anatomy.to_template[..., i], anatomy.affine, points)
+                     for i in range(3)])  # fmt: skip
+    error = np.linalg.norm(found - true, axis=0)
     return {"mean": float(error.mean()), "p95": float(np.percentile(error, 95)),
-            "before": float(np.linalg.norm(points - true, axis=0).mean())}  # fmt: skip
+            "before": float(np.linalg.norm(before - true, axis=0).mean())}  # fmt: skip
+
+
+def narrow_row(options: Options) -> Row:
+    """The same of a head that differs from the template within `NARROW_MM`, by its T1 alone."""
+    subject, grid = make_subject(options, NARROW_MM), options.grid
+    blurred = scan.blur(subject, np.linalg.norm(grid.affine[:3, :3], axis=0).tolist())
+    series = scan.make_series(
+        blurred, lambda p: p["m0"] * relaxometry.saturation_recovery(1.0, p["t1"], RECOVERY_S)
+    )
+    rng, still = np.random.default_rng(options.seed), np.eye(4)
+    volumes = [series.volume(i, grid, still) for i in range(len(RECOVERY_S))]
+    data = scan.noisy(np.stack(volumes, axis=-1), 1 / SNR, rng)
+    t1 = map_scan(Scan(SATURATION_RECOVERY, (), 0, times_s=RECOVERY_S), data, {})["value"]
+    found = normalize(t1, rough_brain(data[..., 0]), grid.affine, brain_template())
+    inside = scan.Truth(blurred, grid, still).brain
+    points = grid.points[:, inside.ravel()]
+    return _distances(points + found.displacement[inside].T, points, points, subject)
 
 
 def session_rows(raw: Path, out: Path, options: Options) -> Mapping[str, Row]:
@@ -203,6 +237,7 @@ def session_rows(raw: Path, out: Path, options: Options) -> Mapping[str, Row]:
         **motion_rows(raw, out, np.array(CENTRE_MM)),
         **map_rows(raw, out, FREQUENCY_MHZ),
         **anatomy_rows(raw, out, options),
+        f"template, {NARROW_MM:g} mm warp": narrow_row(options),
     }
 
 

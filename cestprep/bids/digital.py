@@ -45,7 +45,7 @@ from cestprep.imaging.transforms import motion_parameters
 from cestprep.inference.chunks import over_chunks
 from cestprep.inference.recipe import Recipe, Stage
 from cestprep.phantom import scan
-from cestprep.phantom.anatomy import add_lesion, make_anatomy
+from cestprep.phantom.anatomy import WARP_FWHM_MM, add_lesion, make_anatomy
 from cestprep.phantom.motion import pose
 from cestprep.phantom.protocols import (
     RECOVERY_S,
@@ -129,12 +129,14 @@ class Options:
         return Grid(size.shape, pose(_TURN_DEG, CENTRE_MM) @ affine)
 
 
-def make_subject(options: Options) -> scan.Subject:
-    """The head that is scanned."""
+def make_subject(options: Options, warp_fwhm_mm: float = WARP_FWHM_MM) -> scan.Subject:
+    """The head that is scanned; its anatomy differs from the template's as smoothly as given."""
     height = SIZES[options.size].voxel_mm * SIZES[options.size].shape[2] / 2 + _BEYOND_MM
     box = (*_HEAD_MM, (CENTRE_MM[2] - height, CENTRE_MM[2] + height))
     spacing = SIZES[options.size].spacing_mm
-    anatomy = make_anatomy(brain_template(), box, options.seed, spacing_mm=spacing)
+    anatomy = make_anatomy(
+        brain_template(), box, options.seed, spacing_mm=spacing, warp_fwhm_mm=warp_fwhm_mm
+    )
     if options.lesion:
         anatomy = add_lesion(anatomy, _LESION_MM, _LESION_RADIUS_MM)
     return scan.make_subject(anatomy, options.seed)

@@ -117,7 +117,7 @@ def register_template(
     template: tuple[np.ndarray, np.ndarray],
     mask: np.ndarray | None = None,
     start: np.ndarray | None = None,
-    spacing_mm: float = 20.0,
+    spacing_mm: float = 15.0,
     options: Options = THOROUGH.template,
 ) -> np.ndarray:
     """Affine, then B-spline registration of a template, by Mattes' MI.
