@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -168,3 +169,30 @@ def test_a_segmented_anatomy_gives_brain_and_tissues(folder, prepared):
     tissues = load(folder / "with_anatomy", "anat", "space-cestref_seg-tissue_dseg")
     both = found & brain
     assert (tissues == labels)[both].mean() > 0.8
+
+
+def test_maps_of_an_animal_are_made_where_its_images_lie(tmp_path):
+    """Nothing is registered and no brain is looked for; T1 comes from the scan beside."""
+    bids = sessions.write(tmp_path / "bids", shape=(8, 8, 1))
+    stem = bids / STEM.format("anat", "T1map").removesuffix(".nii.gz")
+    image = nib.load(f"{stem}.nii.gz")
+    t1, scanner = image.get_fdata(), json.loads(Path(f"{stem}.json").read_text())
+    for end in (".nii.gz", ".json"):
+        Path(f"{stem}{end}").unlink()
+    delays = [6.0, 4.0, 2.5, 1.5, 0.8, 0.4]
+    known = t1 > 0
+    rate = np.where(known, 1 / np.where(known, t1, 1.0), 0)
+    data = 1000 * -np.expm1(-rate[..., None] * np.array(delays))
+    about = {key: value for key, value in scanner.items() if key != "Units"}
+    name = STEM.format("anat", "SRT1").removesuffix(".nii.gz")
+    write_volume(bids, name, data.astype(np.float32), image,
+                 about | {"SaturationRecoveryTime": delays})  # fmt: skip
+    extra = ("--stop-after", "preproc")
+    done = sessions.run(sessions.arguments(bids, tmp_path / "out", tmp_path / "work", *extra))
+    assert done.returncode == 0, done.stderr
+    found = load(tmp_path / "out", "anat", "space-cestref_T1map")
+    mask = load(bids / "derivatives/masks", "cest", "desc-brain_mask") > 0
+    np.testing.assert_allclose(found[mask], t1[mask], rtol=2e-3)
+    report = next((tmp_path / "out").glob("*.html")).read_text()
+    assert "nothing was registered: recipe mouse-7t is for animals" in report
+    assert not list((tmp_path / "out").rglob("*_xfm.*"))
