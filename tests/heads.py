@@ -40,7 +40,7 @@ def recovery(seed, delays_s, voxel_mm=3.0):
     def signal_of(p):
         return np.asarray(p["m0"] * relaxometry.saturation_recovery(1.0, p["t1"], delays_s))
 
-    return scan.make_series(scan.blur(subject(seed), [voxel_mm] * 3), signal_of)
+    return scan.make_series(scan.blur(subject(seed), grid(voxel_mm)), signal_of)
 
 
 def brain(seed, where, pose):

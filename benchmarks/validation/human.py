@@ -24,6 +24,7 @@ from cestprep.bids.digital import (
     FREQUENCY_MHZ,
     SNR,
     Options,
+    acquisitions,
     make_subject,
     write_session,
 )
@@ -38,7 +39,7 @@ from cestprep.imaging.transforms import LPS, displacement_mm, grid_points
 from cestprep.inference.recipe import Recipe
 from cestprep.phantom import scan
 from cestprep.phantom.protocols import RECOVERY_S
-from cestprep.physics import relaxometry
+from cestprep.phantom.session import take
 
 STEM = "sub-01/ses-01/{}/sub-01_ses-01_{}"
 #: Name of each scan in files of the truth, and where its motion was written.
@@ -217,16 +218,12 @@ def _distances(
 def narrow_row(options: Options) -> Row:
     """The same of a head that differs from the template within `NARROW_MM`, by its T1 alone."""
     subject, grid = make_subject(options, NARROW_MM), options.grid
-    blurred = scan.blur(subject, np.linalg.norm(grid.affine[:3, :3], axis=0).tolist())
-    series = scan.make_series(
-        blurred, lambda p: p["m0"] * relaxometry.saturation_recovery(1.0, p["t1"], RECOVERY_S)
-    )
-    rng, still = np.random.default_rng(options.seed), np.eye(4)
-    volumes = [series.volume(i, grid, still) for i in range(len(RECOVERY_S))]
-    data = scan.noisy(np.stack(volumes, axis=-1), 1 / SNR, rng)
-    t1 = map_scan(Scan(SATURATION_RECOVERY, (), 0, times_s=RECOVERY_S), data, {})["value"]
-    found = normalize(t1, rough_brain(data[..., 0]), grid.affine, brain_template())
-    inside = scan.Truth(blurred, grid, still).brain
+    blurred = scan.blur(subject, grid)
+    recovery = [a for a in acquisitions(options.recipe) if a.name == SATURATION_RECOVERY]
+    (one,) = take(blurred, grid, recovery, 1 / SNR, options.seed, moves=False)
+    t1 = map_scan(Scan(one.name, (), 0, times_s=RECOVERY_S), one.data, {})["value"]
+    found = normalize(t1, rough_brain(one.data[..., 0]), grid.affine, brain_template())
+    inside = scan.Truth(blurred, grid, np.eye(4)).brain
     points = grid.points[:, inside.ravel()]
     return _distances(points + found.displacement[inside].T, points, points, subject)
 

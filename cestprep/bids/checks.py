@@ -89,14 +89,14 @@ def _check_grids(
             what = f"is not on the grid of any image, such as {path.name}"
             shown = f"{what}: {grid_difference(mask, image)}"
             return [Fault(mask_path, shown, "Give a mask on the grid of the images")]
-    return [
-        Fault(
-            path,
-            f"is not on the grid of {mask_path.name}: {grid_difference(image, mask)}",
-            mend,
-        )
-        for path, image in away.items()
-    ]
+    return [_off_grid(path, image, mask_path, mask, mend) for path, image in away.items()]
+
+
+def _off_grid(
+    path: Path, image: nib.Nifti1Image, other: Path, there: nib.Nifti1Image, mend: str
+) -> Fault:
+    """An image that is not on the grid of another."""
+    return Fault(path, f"is not on the grid of {other.name}: {grid_difference(image, there)}", mend)
 
 
 def _check_series(series: Series, rows: int, mask: np.ndarray | None) -> list[Fault]:
@@ -124,9 +124,8 @@ def check_scan(scan: Scan) -> list[Fault]:
     images = [load_image(path) for path in scan.images]
     for path, image in zip(scan.images[1:], images[1:], strict=True):
         if not same_grid(image, images[0]):
-            what = f"is not on the grid of {scan.images[0].name}"
-            return [Fault(path, f"{what}: {grid_difference(image, images[0])}",
-                          "Images of one scan must have the same voxels")]  # fmt: skip
+            mend = "Images of one scan must have the same voxels"
+            return [_off_grid(path, image, scan.images[0], images[0], mend)]
     return [
         fault
         for path, image in zip(scan.images, images, strict=True)

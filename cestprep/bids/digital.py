@@ -210,10 +210,11 @@ def write_session(root: Path, options: Options, progress: Progress | None = None
     """Write raw data and ``derivatives/truth`` under ``root``."""
     write_description(root, "cestprep digital head", "raw", MAKER, License="CC0")
     write_text(root / "README.md", _readme(options))
-    writer = _Writer(root, options, make_subject(options))
+    blurred = scan.blur(make_subject(options), options.grid)
+    writer = _Writer(root, options, blurred)
     describe_derivative(writer.truth, "True parameters")
     taken = take(
-        writer.subject,
+        blurred,
         options.grid,
         acquisitions(options.recipe),
         1 / SNR,
@@ -239,9 +240,9 @@ it lay in its first volume.
 class _Writer:
     """Files of one session."""
 
-    def __init__(self, root: Path, options: Options, subject: scan.Subject) -> None:
+    def __init__(self, root: Path, options: Options, blurred: scan.Blurred) -> None:
         self.root, self.truth = root, root / "derivatives/truth"
-        self.options, self.subject = options, subject
+        self.options, self.blurred = options, blurred
         self._like = nib.Nifti1Image(np.zeros(options.grid.shape, np.float32), options.grid.affine)
         self._reference = np.eye(4)  # pose of the first volume
         self._scanner = {
@@ -291,8 +292,7 @@ class _Writer:
     def maps(self) -> None:
         """True parameters, tissues and fields where the head lay in the first volume."""
         grid, recipe = self.options.grid, self.options.recipe
-        voxel_mm = np.linalg.norm(grid.affine[:3, :3], axis=0).tolist()
-        truth = scan.Truth(scan.blur(self.subject, voxel_mm), grid, self._reference)
+        truth = scan.Truth(self.blurred, grid, self._reference)
         source = self._stem(DATATYPE, f"acq-{recipe.stages[0].name}_{SERIES}.nii.gz")
         shared = {"SpatialReference": f"bids:raw:{source}", "SkullStripped": True}
         for stage in recipe.stages:

@@ -370,6 +370,7 @@ def settings_of(options: argparse.Namespace, methods: Sequence[str]) -> Settings
     ):
         if key in typed:
             typed[key] = distinct(option, typed[key])
+    typed = {key: tuple(v) if isinstance(v, list) else v for key, v in typed.items()}
     merged = (read_toml(options.config_file) if options.config_file else {}) | typed
     bids_dir, out_dir = merged["bids_dir"].resolve(), merged["out_dir"].resolve()
     work_dir = merged.get("work_dir") or _default_work_dir(bids_dir)
@@ -382,7 +383,6 @@ def settings_of(options: argparse.Namespace, methods: Sequence[str]) -> Settings
         "participants": tuple(p.removeprefix("sub-") for p in merged.get("participants", ())),
         "sessions": tuple(s.removeprefix("ses-") for s in merged.get("sessions", ())),
         "assume_nominal": tuple(dict.fromkeys(merged.get("assume_nominal", ()))),
-        "output_spaces": tuple(dict.fromkeys(merged.get("output_spaces", ()))),
         "derivatives": {n: p.resolve() for n, p in merged.get("derivatives", {}).items()},
     }
     if merged.get("checkpoint") is not None:

@@ -24,6 +24,12 @@ class Grid:
     affine: np.ndarray
 
     @property
+    def voxel_mm(self) -> np.ndarray:
+        """Sides of a voxel, shape (3,)."""
+        sides: np.ndarray = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return sides
+
+    @property
     def points(self) -> np.ndarray:
         """Centres of all voxels in mm, shape (3, V)."""
         index = np.indices(self.shape).reshape(3, -1)

@@ -81,7 +81,7 @@ def estimate_motion(
         if progress is not None:
             progress(done, 2 * n - 2)
     gated = np.zeros(n, bool)
-    gate_mm = GATE_VOXELS * float(np.linalg.norm(affine[:3, :3], axis=0).max())
+    gate_mm = GATE_VOXELS * float(grid.voxel_mm.max())
     base = volumes[..., reference], affine
     for done, i in enumerate(order[1:], start=1):
         fine = register_rigid(base, (volumes[..., i], affine), mask, found[i], effort.near)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -91,7 +91,7 @@ def _b1(coarse: Grid, field: Callable[[float], np.ndarray]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Blurred:
-    """A subject as voxels of a size see it.
+    """A subject as the voxels of a grid see it.
 
     Attributes
     ----------
@@ -107,10 +107,10 @@ class Blurred:
     near: Mapping[str, np.ndarray]
 
 
-def blur(subject: Subject, voxel_mm: Sequence[float]) -> Blurred:
-    """See a subject by voxels of a size; the SD of a box of width w is w / sqrt(12)."""
+def blur(subject: Subject, grid: Grid) -> Blurred:
+    """See a subject by voxels of a grid's size; the SD of a box of width w is w / sqrt(12)."""
     anatomy = subject.anatomy
-    sigma = np.asarray(voxel_mm, float) / np.sqrt(12) / anatomy.affine[0, 0]
+    sigma = grid.voxel_mm / np.sqrt(12) / anatomy.affine[0, 0]
     fractions = {name: ndimage.gaussian_filter(f, sigma) for name, f in anatomy.fractions.items()}
     near = {name: _near(fractions[name], subject) for name in subject.parameters}
     return Blurred(subject, fractions, near)

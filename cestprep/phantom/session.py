@@ -9,7 +9,7 @@ import numpy as np
 
 from cestprep.imaging.grid import Grid
 from cestprep.phantom.motion import between_series, series_poses
-from cestprep.phantom.scan import SignalOf, Subject, blur, make_series, noisy, receive_bias
+from cestprep.phantom.scan import Blurred, SignalOf, make_series, noisy, receive_bias
 
 #: Largest shift (mm) and rotation (degrees) within a fingerprinting series; half in the others.
 LARGEST_MOTION = (3.0, 3.0)
@@ -54,7 +54,7 @@ class Taken:
 
 
 def take(
-    subject: Subject,
+    blurred: Blurred,
     grid: Grid,
     acquisitions: Sequence[Acquisition],
     noise_sd: float,
@@ -67,7 +67,7 @@ def take(
 
     Parameters
     ----------
-    subject : Subject
+    blurred : Blurred
     grid : Grid
         Of all series, fixed in the scanner.
     acquisitions : sequence of Acquisition
@@ -80,7 +80,6 @@ def take(
         Whether the head does.
     """
     bias = receive_bias(grid, seed)
-    blurred = blur(subject, np.linalg.norm(grid.affine[:3, :3], axis=0).tolist())
     for number, acquisition in enumerate(acquisitions):
         rng = np.random.default_rng([seed, 74, number])
         start = np.eye(4) if number == 0 else between_series(rng)

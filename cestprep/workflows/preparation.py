@@ -9,11 +9,9 @@ from nipype.interfaces.utility import IdentityInterface
 from nipype.pipeline import engine as pe
 
 from cestprep.bids.plan import SessionPlan
-from cestprep.bids.preparation import Preparation
 from cestprep.bids.scans import Scan
 from cestprep.bids.spec import WASABI
 from cestprep.engine.nodes import SafeNode
-from cestprep.imaging.registration import Effort
 from cestprep.interfaces.maps import BringAnatomy, FindBrain, FitFields, MapScan, SegmentTissues
 from cestprep.interfaces.prepared import SaveAnatomy, SaveMap, SaveScan
 from cestprep.interfaces.scans import BringScan, FindMotion, RegisterScan
@@ -23,13 +21,13 @@ from cestprep.workflows.joining import join
 SCAN_MEMORY_GB = 1.5
 
 
-def init_scan_wf(
-    scan: Scan, preparation: Preparation, effort: Effort, shared: Mapping[str, Any]
-) -> pe.Workflow:
+def init_scan_wf(scan: Scan, plan: SessionPlan, shared: Mapping[str, Any]) -> pe.Workflow:
     """Graph of a scan: motion within it, its place, one resampling, and files of these.
 
     Outputs of ``outputnode``: ``series``, ``record``, ``out_files``.
     """
+    preparation = plan.preparation
+    assert preparation is not None
     workflow = pe.Workflow(name=f"scan_{scan.name}")
     reference = preparation.series[0]
     files = list(dict.fromkeys(str(p) for p in (*scan.images, *reference.images)))
@@ -39,7 +37,7 @@ def init_scan_wf(
     workflow.connect(save, "out_files", outputs, "out_files")
     moves = scan in preparation.moving
     if moves and scan != reference:
-        place = _node(RegisterScan(**given, reference=reference, effort=effort), "register")
+        place = _node(RegisterScan(**given, reference=reference, effort=plan.effort), "register")
         workflow.connect(place, "alignment", save, "alignment")
     bring = _node(BringScan(**given, reference=reference), "bring")
     for name in ("series", "record"):
@@ -48,7 +46,7 @@ def init_scan_wf(
     if moves and scan != reference:
         workflow.connect(place, "alignment", bring, "alignment")
     if moves and not scan.banded:
-        motion = _node(FindMotion(**given, effort=effort), "motion")
+        motion = _node(FindMotion(**given, effort=plan.effort), "motion")
         workflow.connect(motion, "motion", bring, "motion")
         workflow.connect(motion, "motion", save, "motion")
     return workflow
@@ -59,13 +57,11 @@ def _node(interface: Any, name: str) -> pe.Node:
 
 
 def init_fields_wf(
-    scan: Scan,
-    quantities: Sequence[str],
-    preparation: Preparation,
-    effort: Effort,
-    shared: Mapping[str, Any],
+    scan: Scan, quantities: Sequence[str], plan: SessionPlan, shared: Mapping[str, Any]
 ) -> pe.Workflow:
     """Graph of B0 and B1 by WASABI, which is fitted where it was measured, volume by volume."""
+    preparation = plan.preparation
+    assert preparation is not None
     workflow = pe.Workflow(name="fields")
     names = ["mask", "t1", "t1_sd", "t2", "t2_sd"]
     inputs = pe.Node(IdentityInterface(names), name="inputnode")
@@ -75,11 +71,11 @@ def init_fields_wf(
         "in_files": [str(p) for p in (*scan.images, *reference.images)],
         "reference": reference,
     }
-    fit = _node(FitFields(**given, effort=effort if moves else None), "fit")
+    fit = _node(FitFields(**given, effort=plan.effort if moves else None), "fit")
     workflow.connect([(inputs, fit, [(n, n) for n in names])])
     saved = []
     if moves:
-        place = _node(RegisterScan(**given, effort=effort), "register")
+        place = _node(RegisterScan(**given, effort=plan.effort), "register")
         motion = SafeNode(SaveScan(**shared, scan=scan), name="save_scan")
         workflow.connect([
             (place, fit, [("alignment", "alignment")]),
@@ -164,7 +160,7 @@ def init_preparation_wf(plan: SessionPlan, shared: Mapping[str, Any]) -> pe.Work
     assert preparation is not None
     workflow = pe.Workflow(name="preparation")
     scans = {
-        scan.name: init_scan_wf(scan, preparation, plan.effort, shared)
+        scan.name: init_scan_wf(scan, plan, shared)
         for scan in (*preparation.series, *preparation.scans)
         if scan.name != WASABI
     }
@@ -194,8 +190,7 @@ def init_preparation_wf(plan: SessionPlan, shared: Mapping[str, Any]) -> pe.Work
         ends.append((save, "out_files"))
     both = [q for q, name in preparation.maps.items() if name == WASABI]
     if both:
-        wasabi = preparation.scan_of(both[0])
-        fields = init_fields_wf(wasabi, both, preparation, plan.effort, shared)
+        fields = init_fields_wf(preparation.scan_of(both[0]), both, plan, shared)
         for quantity in ("T1", "T2"):
             name = quantity.lower()
             wanted = [("value", name), ("sd", f"{name}_sd")][: 1 + plan.propagate]

@@ -15,6 +15,7 @@ from cestprep.bids.protocols import build_protocol, read_context
 from cestprep.bids.sidecars import metadata
 from cestprep.bids.validation import validate
 from cestprep.imaging.transforms import framewise_displacement
+from cestprep.phantom import scan
 
 SES = "sub-01/ses-01"
 CEST = f"{SES}/cest/sub-01_ses-01"
@@ -100,11 +101,9 @@ def test_the_head_moves_within_its_limits(session):
 
 def test_the_same_seed_gives_the_same_session(session, tmp_path):
     options = digital.Options(problems.recipe("brain-3t"), seed=3, lesion=True)
-    subject = digital.make_subject(options)
-    mine = next(
-        digital.take(subject, options.grid, digital.acquisitions(options.recipe)[-1:], 0.01, 3)
-    )
-    again = next(
-        digital.take(subject, options.grid, digital.acquisitions(options.recipe)[-1:], 0.01, 3)
+    given = scan.blur(digital.make_subject(options), options.grid), options.grid
+    mine, again = (
+        next(digital.take(*given, digital.acquisitions(options.recipe)[-1:], 0.01, 3))
+        for _ in range(2)
     )
     np.testing.assert_array_equal(mine.data, again.data)

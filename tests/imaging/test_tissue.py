@@ -27,7 +27,7 @@ def head():
     where, subject = heads.grid(VOXEL_MM), heads.subject(0)
     fractions = {
         name: scan.sample(f, subject.anatomy.affine, where.points).reshape(where.shape)
-        for name, f in scan.blur(subject, [VOXEL_MM] * 3).fractions.items()
+        for name, f in scan.blur(subject, where).fractions.items()
     }
     rate = np.zeros(where.shape)
     for name, share in fractions.items():

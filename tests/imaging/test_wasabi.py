@@ -32,7 +32,7 @@ def moved():
         named = {k: np.asarray(p[k], np.float32) for k in PoolModel(()).parameter_names}
         return np.asarray(simulate.signal(protocol, PoolModel(()), named))
 
-    series = scan.make_series(scan.blur(heads.subject(0), [VOXEL_MM] * 3), signal_of)
+    series = scan.make_series(scan.blur(heads.subject(0), where), signal_of)
     start = between_series(rng)
     poses = series_poses(protocol.n_volumes, start, (3.0, 3.0), rng)
     clean = [series.volume(i, where, p) for i, p in enumerate(poses)]

@@ -33,7 +33,7 @@ def series(head):
     def recovery(p):
         return np.asarray(p["m0"] * relaxometry.saturation_recovery(1.0, p["t1"], DELAYS))
 
-    return scan.make_series(scan.blur(subject, (3.0, 3.0, 3.0)), recovery)
+    return scan.make_series(scan.blur(subject, grid()), recovery)
 
 
 def grid(shape=(50, 60, 8)):
